@@ -1,0 +1,2 @@
+//! memkv benches
+fn main() {}

@@ -1,0 +1,2 @@
+//! memkv cli
+fn main() {}

@@ -1,0 +1,1 @@
+//! The store; knows no network, no tokio.

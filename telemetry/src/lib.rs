@@ -1,0 +1,1 @@
+//! Names and shapes of everything memkv emits.

@@ -1,0 +1,2 @@
+//! memkv xtask
+fn main() {}
