@@ -1,2 +1,101 @@
-//! memkv xtask
-fn main() {}
+//! All automation: what CI runs, what generates committed files, what builds outside tools.
+//!
+//! `cargo xtask help` lists the tasks; the Makefile's targets are thin callers of them. Nothing of
+//! ours is linked here: tasks drive cargo, git and other programs, so that this builds in seconds
+//! even while the workspace doesn't compile.
+#![forbid(unsafe_code)]
+
+mod ci;
+mod collector;
+mod fuzz;
+mod generated;
+mod install;
+mod nightly;
+mod run;
+mod sh;
+mod tidy;
+mod tiers;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "memkv's automation",
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that decides whether a change lands (`make test`)
+    Ci,
+    /// Formatting, lints, dead links, stray words, licences, generated files
+    Tidy,
+    /// Fuzz one target, or every target in turn; needs cargo-fuzz
+    Fuzz {
+        /// Name of a target in tests/fuzz; all of them when absent
+        target: Option<String>,
+        /// Seconds per target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+    /// Write dashboards/json and dashboards/alerts anew
+    Dashboards,
+    /// Write every generated file anew: dashboards, docs/metrics.md, config/*.yaml, golden files
+    Docs,
+    /// Install what a make target needs (scripts/deps.sh)
+    Deps {
+        /// build, test or bench
+        #[arg(default_value = "test")]
+        group: String,
+    },
+    /// Build the OpenTelemetry Collector that the tests run; prints its path
+    Collector,
+    /// Build, start a development server, run the demo, stay up until Ctrl-C (`make run`)
+    Run {
+        /// Stop after the demo instead of waiting for Ctrl-C
+        #[arg(long)]
+        once: bool,
+    },
+    /// Install the release binary, completions and example configs (`make install`)
+    Install {
+        /// Directory that gets bin/ and share/
+        #[arg(long)]
+        prefix: PathBuf,
+    },
+    /// What is too slow for every change: slow tests, fuzzing, sanitizers
+    Nightly {
+        /// Seconds per fuzz target
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Ci => ci::ci(),
+        Task::Tidy => tidy::tidy(),
+        Task::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
+        Task::Dashboards => generated::dashboards(),
+        Task::Docs => generated::docs(),
+        Task::Deps { group } => sh::run(sh::command("scripts/deps.sh").arg(group)),
+        Task::Collector => collector::print_path(),
+        Task::Run { once } => run::run(once),
+        Task::Install { prefix } => install::install(&prefix),
+        Task::Nightly { seconds } => nightly::nightly(seconds),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! `make run`: a development server, the demo against it, and then whatever the user wants to try.
+//!
+//! The server is a process group of its own, so that a terminal's Ctrl-C reaches only us: we ask it
+//! once, by SIGTERM, to drain, and wait. A second Ctrl-C kills it. The data directory is the
+//! server's default, `./data` under the workspace's root.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::sh;
+
+const DATA: SocketAddr = local(9900);
+const ADMIN: SocketAddr = local(9901);
+/// Recovery of the default data directory takes well under a second.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How often processes, signals and readiness are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+const fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
+}
+
+pub(crate) fn run(once: bool) -> Result<()> {
+    sh::run(sh::cargo()?.args(["build", "--locked", "--release", "--package", "memkv-cli"]))?;
+    let memkv = sh::target()?.join("release/memkv");
+    check_ports_are_free()?;
+
+    let stops = Stops::listen()?;
+    let mut start = sh::command(&memkv);
+    start
+        .args(["start", "--dev"])
+        .stdin(Stdio::null())
+        .process_group(0);
+    let mut server = Server(start.spawn().context("start memkv start --dev")?);
+    if !wait_until_ready(&mut server, &stops)? {
+        return server.drain(&stops);
+    }
+    // The demo shares our group: Ctrl-C ends it too, and then the server drains.
+    let demo = watch(sh::command(&memkv).arg("demo"), &mut server, &stops)?;
+    if stops.count() == 0 {
+        if !demo.success() {
+            server.drain(&stops)?;
+            bail!("memkv demo ended with {demo}");
+        }
+        if !once {
+            print_urls();
+            while stops.count() == 0 {
+                server.check_alive()?;
+                thread::sleep(TICK);
+            }
+        }
+    }
+    eprintln!("\ndraining; Ctrl-C again to kill");
+    server.drain(&stops)
+}
+
+fn check_ports_are_free() -> Result<()> {
+    for (address, what) in [(DATA, "the data port"), (ADMIN, "the admin port")] {
+        if let Err(error) = TcpListener::bind(address) {
+            bail!(
+                "{address}, {what} of a development server, can't be bound ({error}); \
+                 stop what listens there (`ss -ltnp 'sport = :{}'` names it), or run a server on \
+                 another address with `memkv start --config FILE` and network.address in FILE",
+                address.port()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn print_urls() {
+    println!("\nmemkv is up; Ctrl-C drains and stops it\n");
+    println!("  data     memkv://{DATA}            try: memkv put greeting README.md");
+    for (path, what) in [
+        ("status", "everything the server knows about itself"),
+        (
+            "slow",
+            "the slowest and the newest slow operations, taken apart",
+        ),
+        (
+            "metrics",
+            "for Prometheus; dashboards and alerts are in dashboards/",
+        ),
+        ("health", "liveness"),
+        ("ready", "readiness"),
+    ] {
+        println!("  {:<8} http://{ADMIN}/v1/{path:<8} {what}", path);
+    }
+    println!();
+}
+
+/// Counts requests to stop.
+struct Stops(Arc<AtomicUsize>);
+
+impl Stops {
+    fn listen() -> Result<Stops> {
+        let count = Arc::new(AtomicUsize::new(0));
+        // An own thread instead of a handler: counting needs more than a handler's flag. It also
+        // takes SIGINT where we were started with it ignored, as shells do for background jobs.
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
+            .context("listen for signals")?;
+        let counter = Arc::clone(&count);
+        thread::spawn(move || {
+            for _ in signals.forever() {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Ok(Stops(count))
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The server; killed if we leave without having drained it.
+struct Server(Child);
+
+impl Server {
+    fn check_alive(&mut self) -> Result<()> {
+        if let Some(status) = self.0.try_wait()? {
+            bail!("the server ended by itself with {status}; its last lines above say why");
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, stops: &Stops) -> Result<()> {
+        let pid = Pid::from_child(&self.0);
+        let asked = stops.count();
+        self.check_alive()?;
+        kill_process(pid, Signal::TERM).context("ask the server to drain")?;
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                if !status.success() {
+                    bail!("the server ended with {status} while draining");
+                }
+                return Ok(());
+            }
+            if stops.count() > asked {
+                bail!("killed the server before it had drained");
+            }
+            thread::sleep(TICK);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            // It is our child and not yet reaped, so the pid is still its own.
+            let _gone_already = self.0.kill();
+            let _reaped = self.0.wait();
+        }
+    }
+}
+
+/// False if the user stopped us first.
+fn wait_until_ready(server: &mut Server, stops: &Stops) -> Result<bool> {
+    let deadline = Instant::now() + READY_WITHIN;
+    let mut last = "nothing answered".to_owned();
+    while Instant::now() < deadline {
+        server.check_alive()?;
+        if stops.count() > 0 {
+            return Ok(false);
+        }
+        match status_of(ADMIN, "/v1/ready") {
+            Ok(200) => return Ok(true),
+            Ok(status) => last = format!("it answered {status}"),
+            Err(error) => last = format!("{error}"),
+        }
+        thread::sleep(TICK);
+    }
+    bail!(
+        "http://{ADMIN}/v1/ready wasn't ready within {} s: {last}",
+        READY_WITHIN.as_secs()
+    );
+}
+
+/// The HTTP status that a GET of `path` answers with.
+fn status_of(address: SocketAddr, path: &str) -> std::io::Result<u16> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut line = [0; 12];
+    stream.read_exact(&mut line)?;
+    let status = std::str::from_utf8(&line[9..])
+        .ok()
+        .and_then(|text| text.parse().ok());
+    status.ok_or_else(|| std::io::Error::other("the answer is not HTTP"))
+}
+
+/// Runs a program to its end unless the server dies first.
+fn watch(command: &mut Command, server: &mut Server, stops: &Stops) -> Result<ExitStatus> {
+    let mut child = command.spawn().context("start memkv demo")?;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        let alive = server.check_alive();
+        // A signal sent to us alone (not by a terminal) has to be passed on.
+        if alive.is_err() || stops.count() > 0 {
+            let _already_gone = kill_process(Pid::from_child(&child), Signal::INT);
+            let status = child.wait()?;
+            return alive.map(|()| status);
+        }
+        thread::sleep(TICK);
+    }
+}
