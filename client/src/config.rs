@@ -1,0 +1,545 @@
+//! Configuration: defaults, then the YAML file that `MEMKV_CONFIG` names, then the environment.
+//!
+//! [`RawConfig`] is the YAML as written, with where each value came from. [`ClientConfig`] is what a client runs on: checked
+//! and resolved. Keys, units, defaults and variables are those of MemKV's client, so an existing `client.yaml` works
+//! unchanged; what only RDMA uses is read, checked and shown, and waits for that transport. Licence fields are read and
+//! ignored: this implementation has no licence gate.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use memkv_settings::dev_key::{self, DevKeyError};
+use memkv_settings::{
+    AuthKey, Choice, Document, Effective, Environment, LoadOptions, Problem, Problems, Secret,
+    Setting, Source, Wrong, effective_of, load, range, section,
+};
+
+/// Which data transport to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// RDMA where there is any, else TCP; which of them, and why, is visible.
+    Auto,
+    /// RDMA or an error.
+    Rdma,
+    /// TCP.
+    Tcp,
+}
+
+impl Choice for Transport {
+    const CHOICES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("rdma", Self::Rdma),
+        ("tcp", Self::Tcp),
+    ];
+}
+
+/// Whether every payload is authenticated, beyond its CRC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadMac {
+    /// As the server requires.
+    Auto,
+    /// Always; a server that can't is refused.
+    Required,
+}
+
+impl Choice for PayloadMac {
+    const CHOICES: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("required", Self::Required)];
+}
+
+const DEFAULT_SERVER: &str = "127.0.0.1:9900";
+const DEFAULT_TRANSPORT: Transport = if cfg!(target_os = "linux") {
+    Transport::Auto
+} else {
+    Transport::Tcp
+};
+
+section! {
+    /// The client's configuration: the file that MEMKV_CONFIG names. Environment variables win over it.
+    pub struct RawConfig {
+        /// Data addresses of the servers, host:port. Each key lives on one of them, chosen by rendezvous hashing.
+        servers: Setting<Vec<String>> = vec![DEFAULT_SERVER.to_owned()], env ["MEMKV_SERVERS"], check check_servers,
+            example "[10.0.0.1:9900, 10.0.0.2:9900]";
+        /// Identities of the servers, in the same order: what keys are placed by. Without them the server strings are.
+        node_ids: Setting<Vec<String>> = Vec::new(),
+            when "when a server must change its address but keep its keys", example "[kv-a, kv-b]";
+        /// RDMA devices, one per server (rail).
+        rdma_devices: Setting<Vec<String>> = vec!["mlx5_0".to_owned()], env ["MEMKV_RDMA_DEVICES", "MEMKV_RDMA_DEVICE"];
+        /// Source address per server; `~` or an empty item means any. Setting MEMKV_SERVERS resets it.
+        bind_addresses: Setting<Vec<Option<IpAddr>>> = vec![None], env ["MEMKV_BIND_ADDRESSES"];
+        /// MiB of registered memory to keep cached (RDMA).
+        cache_size_mb: Setting<usize> = 256, env ["MEMKV_CACHE_SIZE_MB"];
+        /// Milliseconds within which a connection, its handshake included, must stand.
+        connect_timeout_ms: Setting<u64> = 5000, env ["MEMKV_CONNECT_TIMEOUT_MS"], check check_connect_timeout;
+        /// GID index (RDMA); 0 detects a routable RoCEv2 one.
+        gid_index: Setting<u8> = 0;
+        /// Traffic class, the IP ToS byte, DSCP << 2 (RDMA); 0 detects the lossless one.
+        traffic_class: Setting<u8> = 0, env ["MEMKV_RDMA_TRAFFIC_CLASS"];
+        /// Service level (RDMA); 0 takes the priority that was detected with the traffic class.
+        service_level: Setting<u8> = 0, env ["MEMKV_RDMA_SERVICE_LEVEL"], check check_service_level;
+        /// Path MTU in bytes (RDMA); must match the server's rdma.mtu.
+        mtu: Setting<u32> = 4096, env ["MEMKV_RDMA_MTU"], check check_mtu;
+        /// Connections per server; 0 counts as 1. Two more are opened for small requests while all of these are busy.
+        num_connections: Setting<usize> = 8, env ["MEMKV_NUM_CONNECTIONS"], check check_num_connections;
+        /// Read for compatibility and ignored.
+        license: Setting<Option<Secret>> = None, env ["MEMKV_LICENSE", "AISTOR_LICENSE", "MINIO_LICENSE"];
+        /// The key shared with the servers, 64 hexadecimal digits. Loopback servers do without: a key under $HOME serves.
+        auth_key: Setting<Option<AuthKey>> = None, env ["MEMKV_AUTH_KEY"];
+        /// Data transport.
+        transport: Setting<Transport> = DEFAULT_TRANSPORT, env ["MEMKV_TRANSPORT"];
+        /// Whether payloads carry a MAC of their own beside the CRC32C.
+        payload_mac: Setting<PayloadMac> = PayloadMac::Auto, when "on networks that you don't trust";
+        /// How many times a read (get, exists) that lost its connection is sent again within its deadline.
+        retries: Setting<u32> = 0, check check_retries, when "to ride out server restarts without code of your own";
+        /// Share of calls whose spans are exported, where the caller has no trace of its own (0 to 1).
+        trace_ratio: Setting<f64> = 0.01, check check_ratio;
+        /// host:port where the client serves its own metrics.
+        prometheus_bind: Setting<Option<String>> = None, env ["MEMKV_PROMETHEUS_BIND"], example "127.0.0.1:9464";
+        /// OTLP endpoint for the client's traces and metrics; wins over prometheus_bind.
+        otel_endpoint: Setting<Option<String>> = None, env ["MEMKV_OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"],
+            example "http://127.0.0.1:4317";
+    }
+}
+
+section! {
+    /// Advanced settings: environment only, read once per process.
+    pub struct Advanced {
+        /// Seconds that an op may take where the call says nothing else; then it is cancelled and fenced.
+        rdma_timeout_secs: Setting<u64> = 30, env ["MEMKV_RDMA_TIMEOUT_SECS"], check check_timeout_secs;
+        /// Polls of the completion queue before the poller sleeps (RDMA).
+        cq_batch_spins: Setting<u32> = 64, env ["MEMKV_CQ_BATCH_SPINS"];
+        /// Nanoseconds that it sleeps; 0 spins for ever (RDMA).
+        cq_poll_delay_ns: Setting<u64> = 5000, env ["MEMKV_CQ_POLL_DELAY_NS"];
+        /// Entries per BatchRead or BatchWrite message; 0 counts as 1.
+        max_batch_size: Setting<usize> = 64, env ["MEMKV_MAX_BATCH_SIZE"];
+        /// MiB of staging memory for batched writes (RDMA; TCP sends from the caller's memory).
+        staging_size_mb: Setting<usize> = 256, env ["MEMKV_STAGING_SIZE_MB"];
+        /// MiB of one staging slot (RDMA).
+        staging_slot_mb: Setting<usize> = 16, env ["MEMKV_STAGING_SLOT_MB"];
+    }
+}
+
+fn check_servers(servers: &Vec<String>) -> Result<(), Wrong> {
+    if servers.is_empty() {
+        return Err(Wrong::new(
+            "at least one host:port",
+            format!("the default is {DEFAULT_SERVER}"),
+        ));
+    }
+    for (idx, server) in servers.iter().enumerate() {
+        if let Err((must_be, remedy)) = check_server(server, &servers[..idx]) {
+            let item = Some((idx, None, Some(server.clone())));
+            return Err(Wrong {
+                item,
+                ..Wrong::new(must_be, remedy)
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_server(server: &str, before: &[String]) -> Result<(), (&'static str, String)> {
+    if let Some((scheme, rest)) = server.split_once("://") {
+        let authority = rest.split('/').next().unwrap_or(rest);
+        let data = match split_host_port(authority) {
+            Some((host, port)) if port > 1 => format!("{host}:{}", port - 1),
+            _ => DEFAULT_SERVER.to_owned(),
+        };
+        let remedy = format!(
+            "{scheme}:// is how an admin endpoint is written; here the data address is meant, which is one port below it: \
+             try {data}"
+        );
+        return Err(("host:port without a scheme", remedy));
+    }
+    match split_host_port(server) {
+        None => Err((
+            "host:port, or [address]:port for IPv6, with a port of 1 to 65535",
+            "such as 10.0.0.1:9900".into(),
+        )),
+        Some(_) if before.iter().any(|other| other == server) => Err((
+            "listed once",
+            "remove the repetition; num_connections sets how many connections a server gets".into(),
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Splits `host:port` and `[v6]:port`; the host keeps its brackets.
+pub(crate) fn split_host_port(server: &str) -> Option<(&str, u16)> {
+    let (host, port) = server.rsplit_once(':')?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let port = port
+        .parse::<u16>()
+        .ok()
+        .filter(|&port| port > 0 && !server.contains(char::is_whitespace))?;
+    if host.is_empty() || host == "[]" || (host.contains(':') && !bracketed) {
+        return None;
+    }
+    Some((host, port))
+}
+
+fn check_connect_timeout(ms: &u64) -> Result<(), Wrong> {
+    range(ms, 1, 3_600_000, "5000 suits most networks")
+}
+
+fn check_service_level(level: &u8) -> Result<(), Wrong> {
+    range(
+        level,
+        0,
+        7,
+        "it is a priority of the switch; 0 takes the detected one",
+    )
+}
+
+fn check_mtu(mtu: &u32) -> Result<(), Wrong> {
+    match mtu {
+        256 | 512 | 1024 | 2048 | 4096 => Ok(()),
+        _ => Err(Wrong::new(
+            "256, 512, 1024, 2048 or 4096",
+            "it must match the server's rdma.mtu",
+        )),
+    }
+}
+
+fn check_num_connections(count: &usize) -> Result<(), Wrong> {
+    range(count, 0, 1024, "8 suits most; each is a socket per server")
+}
+
+fn check_retries(count: &u32) -> Result<(), Wrong> {
+    range(count, 0, 16, "0 leaves retrying to the caller")
+}
+
+fn check_ratio(ratio: &f64) -> Result<(), Wrong> {
+    range(ratio, 0.0, 1.0, "0.01 exports one call in a hundred")
+}
+
+fn check_timeout_secs(secs: &u64) -> Result<(), Wrong> {
+    range(
+        secs,
+        1,
+        4000,
+        "30 suits most; a call may set its own deadline",
+    )
+}
+
+/// Why there is no configuration to run on.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file that `MEMKV_CONFIG` names can't be read.
+    #[error("read {path} (named by MEMKV_CONFIG)")]
+    Read {
+        /// The file.
+        path: String,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
+    /// One or more values are wrong; the text lists them all.
+    #[error("{0}")]
+    Invalid(Problems),
+    /// No key is configured, and the development key can't be had.
+    #[error("no auth_key is set and the development key can't be used")]
+    DevKey(#[source] DevKeyError),
+}
+
+/// One server of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// As configured, `host:port`.
+    pub server: String,
+    /// What keys are placed by.
+    pub identity: String,
+    /// The source address for its connections.
+    pub bind: Option<IpAddr>,
+}
+
+/// What a client runs on.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// The servers; never empty.
+    pub servers: Vec<ServerConfig>,
+    /// Whether `node_ids` names the servers; only then is a server that names itself otherwise in the wrong place.
+    pub explicit_node_ids: bool,
+    /// The shared key.
+    pub auth_key: AuthKey,
+    /// Whether that is the development key under $HOME.
+    pub dev_key: bool,
+    /// Within this a connection must stand, handshake included.
+    pub connect_timeout: Duration,
+    /// What an op may take where the call says nothing else.
+    pub op_timeout: Duration,
+    /// How long a timed-out op's cancellation may stay unacknowledged before its connection is closed.
+    pub fence_timeout: Duration,
+    /// Connections per server, at least 1.
+    pub num_connections: usize,
+    /// Entries per BatchRead and BatchWrite frame, at least 1.
+    pub max_batch_size: usize,
+    /// The transport as requested; this build has TCP.
+    pub transport: Transport,
+    /// Whether payloads must carry a MAC of their own.
+    pub payload_mac: PayloadMac,
+    /// How many times a read that lost its connection is sent again within its deadline.
+    pub retries: u32,
+    /// Share of calls to trace where the caller brings no trace.
+    pub trace_ratio: f64,
+    /// Where to serve the client's metrics.
+    pub prometheus_bind: Option<String>,
+    /// Where to send the client's telemetry; wins over `prometheus_bind`.
+    pub otel_endpoint: Option<String>,
+    /// Every effective value with where it came from.
+    pub effective: Vec<Effective>,
+    /// Unknown keys that were let through, and what else deserves a line in a log.
+    pub warnings: Vec<String>,
+}
+
+/// How long a cancellation may stay unacknowledged: a server answers one in microseconds unless it or the path is gone.
+const FENCE_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl ClientConfig {
+    /// The process's configuration: `MEMKV_CONFIG` and the environment.
+    ///
+    /// # Errors
+    /// When the file can't be read or a value is wrong; all problems at once.
+    pub fn from_process() -> Result<Self, ConfigError> {
+        let environment = crate::env::environment();
+        match environment.get("MEMKV_CONFIG") {
+            Some(path) => Self::from_file(Path::new(path), &environment, &LoadOptions::default()),
+            None => Self::resolve(None, &environment, &LoadOptions::default()),
+        }
+    }
+
+    /// The configuration in the file at `path`, overridden by `environment` and then by `options`.
+    ///
+    /// # Errors
+    /// As [`ClientConfig::from_process`].
+    pub fn from_file(
+        path: &Path,
+        environment: &Environment,
+        options: &LoadOptions,
+    ) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|source| ConfigError::Read {
+            path: name.clone(),
+            source,
+        })?;
+        let document = Document::parse(&name, &bytes).map_err(ConfigError::Invalid)?;
+        Self::resolve(Some(&document), environment, options)
+    }
+
+    /// Resolves a parsed document (or none), an environment and overrides.
+    ///
+    /// # Errors
+    /// As [`ClientConfig::from_process`].
+    pub fn resolve(
+        document: Option<&Document>,
+        environment: &Environment,
+        options: &LoadOptions,
+    ) -> Result<Self, ConfigError> {
+        let loaded =
+            load::<RawConfig>(document, environment, options).map_err(ConfigError::Invalid)?;
+        let advanced = advanced(environment)?;
+        let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        let mut raw = loaded.value;
+        resolve_bind_addresses(&mut raw);
+        let mut problems = Vec::new();
+        check_lengths(&raw, &mut problems);
+        if raw.transport.value == Transport::Rdma {
+            problems.push(Problem::Refused(format!(
+                "transport is rdma ({}), but this build has no RDMA transport; set transport to tcp, or to auto, which \
+                 takes TCP and says so",
+                raw.transport.source
+            )));
+        }
+        let key = auth_key(&raw, environment, &mut problems, &mut warnings)?;
+        match key {
+            Some((key, dev)) if problems.is_empty() => {
+                Ok(Self::from_raw(&raw, &advanced, key, dev, warnings))
+            }
+            _ => Err(ConfigError::Invalid(Problems(problems))),
+        }
+    }
+
+    fn from_raw(
+        raw: &RawConfig,
+        advanced: &Advanced,
+        auth_key: AuthKey,
+        dev_key: bool,
+        warnings: Vec<String>,
+    ) -> Self {
+        let mut effective = effective_of(raw);
+        effective.extend(effective_of(advanced));
+        let explicit_node_ids = !raw.node_ids.value.is_empty();
+        let identities = if explicit_node_ids {
+            &raw.node_ids.value
+        } else {
+            &raw.servers.value
+        };
+        let servers = raw
+            .servers
+            .value
+            .iter()
+            .zip(identities)
+            .zip(&raw.bind_addresses.value);
+        let server =
+            |((server, identity), bind): ((&String, &String), &Option<IpAddr>)| ServerConfig {
+                server: server.clone(),
+                identity: identity.clone(),
+                bind: *bind,
+            };
+        Self {
+            servers: servers.map(server).collect(),
+            explicit_node_ids,
+            auth_key,
+            dev_key,
+            connect_timeout: Duration::from_millis(raw.connect_timeout_ms.value),
+            op_timeout: Duration::from_secs(advanced.rdma_timeout_secs.value),
+            fence_timeout: FENCE_TIMEOUT,
+            num_connections: raw.num_connections.value.max(1),
+            max_batch_size: advanced.max_batch_size.value.max(1),
+            transport: raw.transport.value,
+            payload_mac: raw.payload_mac.value,
+            retries: raw.retries.value,
+            trace_ratio: raw.trace_ratio.value,
+            prometheus_bind: raw.prometheus_bind.value.clone(),
+            otel_endpoint: raw.otel_endpoint.value.clone(),
+            effective,
+            warnings,
+        }
+    }
+
+    /// A configuration in code: these servers, this key, TCP, every other value at its default and no telemetry.
+    ///
+    /// # Panics
+    /// If `servers` is empty.
+    pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>, auth_key: AuthKey) -> Self {
+        let entry = |server: S| {
+            let server = server.into();
+            ServerConfig {
+                identity: server.clone(),
+                server,
+                bind: None,
+            }
+        };
+        let servers: Vec<ServerConfig> = servers.into_iter().map(entry).collect();
+        assert!(!servers.is_empty(), "a client needs at least one server");
+        Self {
+            servers,
+            explicit_node_ids: false,
+            auth_key,
+            dev_key: false,
+            connect_timeout: Duration::from_secs(5),
+            op_timeout: Duration::from_secs(30),
+            fence_timeout: FENCE_TIMEOUT,
+            num_connections: 8,
+            max_batch_size: 64,
+            transport: Transport::Tcp,
+            payload_mac: PayloadMac::Auto,
+            retries: 0,
+            trace_ratio: 0.0,
+            prometheus_bind: None,
+            otel_endpoint: None,
+            effective: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// The advanced settings: those of the process at its start, unless the caller's environment isn't the process's.
+fn advanced(environment: &Environment) -> Result<Advanced, ConfigError> {
+    let own = *environment == crate::env::environment();
+    let environment = if own {
+        crate::env::environment_at_start()
+    } else {
+        environment
+    };
+    let loaded = load::<Advanced>(None, environment, &LoadOptions::default())
+        .map_err(ConfigError::Invalid)?;
+    Ok(loaded.value)
+}
+
+/// `MEMKV_SERVERS` voids the file's bind addresses: they belong to the servers of the file.
+fn resolve_bind_addresses(raw: &mut RawConfig) {
+    let servers_from_env = matches!(raw.servers.source, Source::Env(_));
+    let binds_from_file = matches!(raw.bind_addresses.source, Source::File { .. });
+    if raw.bind_addresses.is_default() || (servers_from_env && binds_from_file) {
+        raw.bind_addresses.value = vec![None; raw.servers.value.len()];
+        if servers_from_env && binds_from_file {
+            raw.bind_addresses.source = raw.servers.source.clone();
+        }
+    }
+}
+
+fn check_lengths(raw: &RawConfig, problems: &mut Vec<Problem>) {
+    let servers = raw.servers.value.len();
+    let mut check = |name: &str, len: usize, source: &Source, remedy: &str| {
+        if len != servers {
+            problems.push(Problem::Refused(format!(
+                "{source}: {name} has {len} items, but must have {servers}, one per entry of servers ({}); {remedy}",
+                raw.servers.source
+            )));
+        }
+    };
+    let binds = &raw.bind_addresses;
+    check(
+        "bind_addresses",
+        binds.value.len(),
+        &binds.source,
+        "write ~ (or an empty item) where any address will do",
+    );
+    if !raw.node_ids.value.is_empty() {
+        check(
+            "node_ids",
+            raw.node_ids.value.len(),
+            &raw.node_ids.source,
+            "or leave it out",
+        );
+        for (idx, id) in raw.node_ids.value.iter().enumerate() {
+            if id.is_empty() || raw.node_ids.value[..idx].contains(id) {
+                problems.push(Problem::Refused(format!(
+                    "{}: node_ids[{idx}] is \"{id}\", but must be a name that no other server has",
+                    raw.node_ids.source
+                )));
+            }
+        }
+    }
+}
+
+/// True where traffic to `server` can't leave the host.
+fn is_loopback(server: &str) -> bool {
+    let Some((host, _)) = split_host_port(server) else {
+        return false;
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(dev_key::allowed_for)
+}
+
+fn auth_key(
+    raw: &RawConfig,
+    environment: &Environment,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<(AuthKey, bool)>, ConfigError> {
+    if let Some(key) = &raw.auth_key.value {
+        return Ok(Some((key.clone(), false)));
+    }
+    if let Some(remote) = raw.servers.value.iter().find(|server| !is_loopback(server)) {
+        problems.push(Problem::Refused(format!(
+            "auth_key is not set, but {remote} is not a loopback address, and there is no unauthenticated mode; set \
+             auth_key (MEMKV_AUTH_KEY) to the server's network.auth_key, 64 hexadecimal digits"
+        )));
+    }
+    if !problems.is_empty() {
+        return Ok(None);
+    }
+    let dev = dev_key::load_or_create(environment.get("HOME").map(Path::new))
+        .map_err(ConfigError::DevKey)?;
+    warnings.push(format!(
+        "no auth_key is set: using the development key {}, for loopback only; set auth_key for anything else",
+        dev.path.display()
+    ));
+    Ok(Some((dev.key, true)))
+}
+
+#[cfg(test)]
+mod tests;
