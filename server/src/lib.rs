@@ -1,1 +1,5 @@
 //! The server as a library.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod env;

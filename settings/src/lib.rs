@@ -44,7 +44,8 @@ pub use problem::{Problem, Problems, Wrong};
 pub use render::{Effective, FieldDoc, effective_json, effective_of, effective_table, field_docs};
 pub use secret::{AuthKey, Secret};
 pub use section::{
-    Field, FieldSpec, LoadOptions, Loaded, Override, Section, SectionReader, Setting, Visitor, load,
+    Check, Field, FieldSpec, LoadOptions, Loaded, Override, Section, SectionReader, Setting,
+    Visitor, load, load_all,
 };
 pub use size::ByteSize;
 pub use source::Source;

@@ -83,6 +83,16 @@ pub enum Problem {
     Refused(String),
 }
 
+impl Problem {
+    /// The field whose value is unusable, where the problem is about one.
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::Invalid { field, .. } | Self::Twice { field, .. } => Some(field),
+            Self::UnknownKey { .. } | Self::Yaml { .. } | Self::Refused(_) => None,
+        }
+    }
+}
+
 fn after(remedy: &str) -> String {
     if remedy.is_empty() {
         String::new()

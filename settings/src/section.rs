@@ -96,6 +96,9 @@ pub trait Section: Sized {
     fn describe(prefix: &str, out: &mut Vec<FieldDoc>);
 }
 
+/// A rule of one field: what is wrong with a value, if anything.
+pub type Check<T> = fn(&T) -> Result<(), Wrong>;
+
 /// A type that a field of a section may have: a [`Setting`], a section, or a list of sections.
 pub trait Field: Sized {
     /// What the declaration gives as the default: the value, or `()` for sections.
@@ -105,7 +108,7 @@ pub trait Field: Sized {
         reader: &mut SectionReader<'_, '_>,
         spec: &FieldSpec,
         default: Self::Default,
-        check: Option<fn(&Self::Default) -> Result<(), Wrong>>,
+        check: Option<Check<Self::Default>>,
     ) -> Self;
     /// Shows it.
     fn visit(&self, path: &str, visitor: &mut dyn Visitor);
@@ -228,7 +231,7 @@ impl<'r> SectionReader<'r, '_> {
                 } else {
                     path.clone()
                 };
-                self.refuse(field, node.shown(), wrong, source);
+                self.refuse(field, node.kind().to_owned(), wrong, source);
                 &[]
             }
         };
@@ -244,8 +247,8 @@ impl<'r> SectionReader<'r, '_> {
 
     fn unknown<S: Section>(&mut self) {
         for entry in self.entries {
-            let known = |name: &&str| entry.key == **name || entry.key == camel(name);
-            if S::KEYS.iter().any(|name| known(&name)) {
+            let known = |name: &&str| entry.key == *name || entry.key == camel(name);
+            if S::KEYS.iter().any(known) {
                 continue;
             }
             let problem = Problem::UnknownKey {
@@ -271,7 +274,7 @@ impl<T: Value> Field for Setting<T> {
         reader: &mut SectionReader<'_, '_>,
         spec: &FieldSpec,
         default: T,
-        check: Option<fn(&T) -> Result<(), Wrong>>,
+        check: Option<Check<T>>,
     ) -> Self {
         let path = join(&reader.prefix, spec.name);
         let entry = reader.entry(spec);
@@ -343,7 +346,7 @@ impl<S: Section> Field for S {
         reader: &mut SectionReader<'_, '_>,
         spec: &FieldSpec,
         (): (),
-        _: Option<fn(&()) -> Result<(), Wrong>>,
+        _: Option<Check<()>>,
     ) -> Self {
         let entry = reader.entry(spec);
         let path = join(&reader.prefix, spec.name);
@@ -367,7 +370,7 @@ impl<S: Section> Field for Vec<S> {
         reader: &mut SectionReader<'_, '_>,
         spec: &FieldSpec,
         (): (),
-        _: Option<fn(&()) -> Result<(), Wrong>>,
+        _: Option<Check<()>>,
     ) -> Self {
         let path = join(&reader.prefix, spec.name);
         let Some(entry) = reader.entry(spec) else {
@@ -409,6 +412,21 @@ pub fn load<S: Section>(
     environment: &Environment,
     options: &LoadOptions,
 ) -> Result<Loaded<S>, Problems> {
+    let (loaded, problems) = load_all(document, environment, options);
+    if problems.is_empty() {
+        Ok(loaded)
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+/// As [`load`], but gives what could be read beside the problems, so that rules over several fields can be checked in the same
+/// round. A field with a problem has its default.
+pub fn load_all<S: Section>(
+    document: Option<&Document>,
+    environment: &Environment,
+    options: &LoadOptions,
+) -> (Loaded<S>, Vec<Problem>) {
     let mut reading = Reading {
         file: document.map(|document| document.file.clone()),
         environment,
@@ -423,14 +441,10 @@ pub fn load<S: Section>(
         entries: &[],
     };
     let value = top.subsection::<S>(String::new(), root);
-    if reading.problems.is_empty() {
-        Ok(Loaded {
-            value,
-            warnings: reading.warnings,
-        })
-    } else {
-        Err(Problems(reading.problems))
-    }
+    let Reading {
+        problems, warnings, ..
+    } = reading;
+    (Loaded { value, warnings }, problems)
 }
 
 /// Declares a section: a struct whose fields know their key, default, variables, rule and documentation.

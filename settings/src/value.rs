@@ -28,13 +28,13 @@ pub trait Value: Sized + Clone {
     fn from_node(node: &Node) -> Result<Self, Wrong> {
         match &node.value {
             Yaml::Scalar(text) => Self::from_text(text),
-            Yaml::Null => Err(Wrong::new(
-                Self::type_name(),
-                "give it a value or remove the line",
-            )),
+            Yaml::Null => {
+                let must_be = format!("set ({})", Self::type_name());
+                Err(Wrong::new(must_be, "give it a value or remove the line"))
+            }
             Yaml::Sequence(_) | Yaml::Mapping(_) => Err(Wrong::new(
-                format!("{}, a single value", Self::type_name()),
-                String::new(),
+                format!("a single value ({})", Self::type_name()),
+                "",
             )),
         }
     }

@@ -62,10 +62,18 @@ impl Node {
     /// How messages quote it: a scalar's text (its first 80 characters), else what it is.
     pub fn shown(&self) -> String {
         match &self.value {
-            Yaml::Null => "empty".to_owned(),
             Yaml::Scalar(text) => shorten(text),
-            Yaml::Sequence(_) => "a list".to_owned(),
-            Yaml::Mapping(_) => "a mapping".to_owned(),
+            _ => self.kind().to_owned(),
+        }
+    }
+
+    /// What it is, for where its text could be a secret in the wrong place.
+    pub fn kind(&self) -> &'static str {
+        match &self.value {
+            Yaml::Null => "empty",
+            Yaml::Scalar(_) => "a single value",
+            Yaml::Sequence(_) => "a list",
+            Yaml::Mapping(_) => "a mapping",
         }
     }
 

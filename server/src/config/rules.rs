@@ -1,0 +1,120 @@
+//! Rules of single fields that are more than a range.
+
+use std::net::SocketAddr;
+
+use memkv_settings::{ByteSize, Secret, Wrong, range};
+
+use super::raw::Rule;
+
+/// Whole pages: what O_DIRECT, huge pages and NICs need.
+pub(super) const PAGE_BYTES: u64 = 4096;
+
+pub(super) fn admin_port_exists(address: &SocketAddr) -> Rule {
+    if address.port() < u16::MAX {
+        return Ok(());
+    }
+    Err(Wrong::new(
+        "at port 65534 or below",
+        "the admin endpoint takes port + 1",
+    ))
+}
+
+pub(super) fn slab_size(size: &ByteSize) -> Rule {
+    range(
+        size,
+        ByteSize::kib(64),
+        ByteSize::gib(1),
+        "2 MiB suits most",
+    )
+}
+
+pub(super) fn extent_size(size: &ByteSize) -> Rule {
+    range(
+        size,
+        ByteSize::kib(64),
+        ByteSize::mib(64),
+        "4 MiB suits most",
+    )
+}
+
+pub(super) fn pool_size(size: &ByteSize) -> Rule {
+    range(
+        size,
+        ByteSize::mib(1),
+        ByteSize::gib(64 << 10),
+        "give it 75 to 85 % of free RAM",
+    )
+}
+
+pub(super) fn memory_capacity(size: &Option<ByteSize>) -> Rule {
+    match size {
+        Some(size) => range(
+            size,
+            ByteSize::mib(1),
+            ByteSize::gib(64 << 10),
+            "lower it to free RAM",
+        ),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn drive_capacity(size: &Option<ByteSize>) -> Rule {
+    match size {
+        Some(size) if *size < ByteSize::mib(16) => Err(Wrong::new(
+            "16 MiB or more",
+            "remove the line to use the whole drive",
+        )),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn mtu(mtu: &u32) -> Rule {
+    if matches!(mtu, 256 | 512 | 1024 | 2048 | 4096) {
+        return Ok(());
+    }
+    Err(Wrong::new(
+        "256, 512, 1024, 2048 or 4096",
+        "take the largest that the fabric carries",
+    ))
+}
+
+pub(super) fn node_id(id: &Option<String>) -> Rule {
+    let Some(id) = id else { return Ok(()) };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._:-[]".contains(c);
+    if id.len() <= 64 && id.chars().all(plain) {
+        return Ok(());
+    }
+    Err(Wrong::new(
+        "at most 64 letters, digits and . _ : - [ ]",
+        "a host name will do",
+    ))
+}
+
+pub(super) fn admin_token(token: &Option<Secret>) -> Rule {
+    match token {
+        Some(token) if token.expose().len() < 16 => Err(Wrong::new(
+            "16 characters or more",
+            "make one with: openssl rand -hex 32",
+        )),
+        Some(token) if !token.expose().chars().all(|c| c.is_ascii_graphic()) => Err(Wrong::new(
+            "printable ASCII without blanks",
+            "make one with: openssl rand -hex 32",
+        )),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn otlp_endpoint(url: &Option<String>) -> Rule {
+    let Some(url) = url else { return Ok(()) };
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"));
+    let host = rest.map(|rest| rest.split('/').next().unwrap_or(""));
+    match host {
+        Some(host) if !host.is_empty() && !url.contains(char::is_whitespace) => Ok(()),
+        _ => Err(Wrong::new(
+            "a URL",
+            "write for example http://127.0.0.1:4317",
+        )),
+    }
+}
