@@ -2,12 +2,18 @@
 #![deny(unsafe_code)]
 
 mod api;
+pub mod cache;
 mod config;
 mod engine;
 mod error;
+#[expect(unsafe_code, reason = "prefetches bucket lines; see the module docs")]
+pub mod index;
 mod lease;
+#[expect(unsafe_code, reason = "owns the mmaps; see the module docs")]
+pub mod mapping;
 mod metrics;
 mod queue;
+pub mod slab;
 mod status;
 
 pub use api::*;
