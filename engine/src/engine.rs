@@ -1,10 +1,13 @@
 //! The store's facade: index and hot tier answer here, on the caller's thread; only I/O crosses
 //! to a drive's thread.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{Cursor, Get, Put, ScanPage, Step, Token};
+use crate::api::{Cursor, Get, KEY_BYTES_MAX, Put, ScanPage, Step, Token};
+use crate::cache::CacheKey;
 use crate::config::EngineConfig;
 use crate::error::{DeleteError, GetError, OpenError, PutError, ScanError, ShutdownError};
 use crate::lease::{ReadLease, WriteLease};
@@ -12,9 +15,16 @@ use crate::metrics::EngineMetrics;
 use crate::queue::CompletionQueue;
 use crate::status::EngineStatus;
 
+mod memory;
+mod shared;
+
+pub(crate) use shared::Shared;
+
 /// The store. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Engine {}
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
 
 /// What each get of a batch came to.
 pub type GetStep = Result<Step<Option<ReadLease>>, GetError>;
@@ -29,8 +39,10 @@ impl Engine {
     /// # Errors
     /// [`OpenError`].
     pub fn open(config: EngineConfig, metrics: EngineMetrics) -> Result<Self, OpenError> {
-        let _ = (config, metrics);
-        todo!()
+        config.check().map_err(OpenError::Config)?;
+        Ok(Self {
+            shared: Shared::open(config, metrics)?,
+        })
     }
 
     /// Makes a completion queue; `capacity` is how many calls its owner has in flight at most.
@@ -51,8 +63,7 @@ impl Engine {
         token: Token,
         put: &Put<'_>,
     ) -> Result<Step<WriteLease>, PutError> {
-        let _ = (queue, token, put);
-        todo!()
+        self.shared.reserve(queue.sender(), token, put)
     }
 
     /// Reads a value: at once from RAM, else through the queue. A miss is `None`.
@@ -66,14 +77,25 @@ impl Engine {
         namespace: u32,
         key: &[u8],
     ) -> GetStep {
-        let _ = (queue, token, namespace, key);
-        todo!()
+        check_key(key)?;
+        let hash = self.shared.hasher.hash(namespace, key);
+        self.shared.get(
+            queue,
+            token,
+            &CacheKey {
+                hash,
+                namespace,
+                key,
+            },
+        )
     }
 
     /// Reads many values, fetching index lines ahead; appends one answer per get to `out`.
     pub fn get_many(&self, queue: &CompletionQueue, gets: &[Get<'_>], out: &mut Vec<GetStep>) {
-        let _ = (queue, gets, out);
-        todo!()
+        out.reserve(gets.len());
+        for get in gets {
+            out.push(self.get(queue, get.token, get.namespace, get.key));
+        }
     }
 
     /// Says which keys are there, from RAM alone; `out` is as long as `keys`.
@@ -81,8 +103,7 @@ impl Engine {
     /// # Panics
     /// If the lengths differ.
     pub fn exists(&self, namespace: u32, keys: &[&[u8]], out: &mut [bool]) {
-        let _ = (namespace, keys, out);
-        todo!()
+        self.shared.exists(namespace, keys, out);
     }
 
     /// Deletes an entry; the answer is whether it was there.
@@ -96,8 +117,17 @@ impl Engine {
         namespace: u32,
         key: &[u8],
     ) -> Result<Step<bool>, DeleteError> {
-        let _ = (queue, token, namespace, key);
-        todo!()
+        check_key(key)?;
+        let hash = self.shared.hasher.hash(namespace, key);
+        self.shared.delete(
+            queue,
+            token,
+            &CacheKey {
+                hash,
+                namespace,
+                key,
+            },
+        )
     }
 
     /// Lists about `limit` entries of a namespace from `cursor` on.
@@ -112,13 +142,12 @@ impl Engine {
         cursor: Cursor,
         limit: usize,
     ) -> Result<Step<ScanPage>, ScanError> {
-        let _ = (queue, token, namespace, cursor, limit);
-        todo!()
+        self.shared.scan(queue, token, namespace, cursor, limit)
     }
 
     /// What the store looks like now. Takes microseconds; call it for people, not per op.
     pub fn status(&self) -> EngineStatus {
-        todo!()
+        self.shared.status()
     }
 
     /// Finishes what is in flight, writes checkpoints and closes the drives; calls from then on
@@ -127,7 +156,50 @@ impl Engine {
     /// # Errors
     /// [`ShutdownError`]; what was acknowledged is safe all the same.
     pub fn shutdown(&self, deadline: Duration) -> Result<(), ShutdownError> {
-        let _ = deadline;
-        todo!()
+        self.shared.shutdown(deadline)
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+/// A key's length, where it is out of bounds.
+pub(crate) struct BadKey(usize);
+
+impl From<BadKey> for GetError {
+    fn from(bad: BadKey) -> Self {
+        Self::BadKey {
+            len: bad.0,
+            bound: KEY_BYTES_MAX,
+        }
+    }
+}
+
+impl From<BadKey> for DeleteError {
+    fn from(bad: BadKey) -> Self {
+        Self::BadKey {
+            len: bad.0,
+            bound: KEY_BYTES_MAX,
+        }
+    }
+}
+
+impl From<BadKey> for PutError {
+    fn from(bad: BadKey) -> Self {
+        Self::BadKey {
+            len: bad.0,
+            bound: KEY_BYTES_MAX,
+        }
+    }
+}
+
+pub(crate) fn check_key(key: &[u8]) -> Result<(), BadKey> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        Err(BadKey(key.len()))
+    } else {
+        Ok(())
     }
 }

@@ -1,19 +1,35 @@
 //! Leases: the right to fill, or to read, the memory of one value.
 
+use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::api::{Attrs, Committed, Step, Tier, Token};
+use crate::engine::Shared;
+use crate::entry::{Meta, OwnedPut};
 use crate::error::{GetError, PutError};
 use crate::queue::CompletionQueue;
+use crate::slab;
+use crate::stream::{ReadStream, WriteStream};
 
 /// Memory for one value that is being put. Dropping it abandons the put: nothing is published.
-#[derive(Debug)]
-pub struct WriteLease {}
+pub struct WriteLease {
+    pub(crate) inner: Box<WriteInner>,
+}
+
+/// What a put holds until it commits.
+pub(crate) struct WriteInner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) put: OwnedPut,
+    pub(crate) memory: slab::WriteMemory,
+    pub(crate) window: Range<u64>,
+    pub(crate) stream: Option<WriteStream>,
+}
 
 impl WriteLease {
     /// Length of the whole value.
     pub fn len(&self) -> u64 {
-        todo!()
+        self.inner.put.len
     }
 
     /// True for a value of no bytes.
@@ -24,7 +40,7 @@ impl WriteLease {
     /// The bytes of the value that may be written now: all of them, unless the value exceeds a
     /// quarter of the pool and streams.
     pub fn window(&self) -> Range<u64> {
-        todo!()
+        self.inner.window.clone()
     }
 
     /// The contiguous memory from `offset` of the value to the end of its piece.
@@ -35,8 +51,29 @@ impl WriteLease {
     /// # Panics
     /// If `offset` isn't within [`window`](Self::window).
     pub fn piece_at(&mut self, offset: u64) -> &mut [u8] {
-        let _ = offset;
-        todo!()
+        let window = &self.inner.window;
+        assert!(
+            window.contains(&offset),
+            "offset {offset} of window {window:?}"
+        );
+        let within = (offset - window.start) as usize;
+        self.inner.memory.piece_at(within)
+    }
+
+    /// Copies `bytes` to `offset` of the value, over the borders of pieces.
+    ///
+    /// # Panics
+    /// If they don't fit in [`window`](Self::window).
+    pub fn copy_from(&mut self, offset: u64, bytes: &[u8]) {
+        let within = offset
+            .checked_sub(self.inner.window.start)
+            .expect("offset is in the window");
+        self.inner.memory.copy_from(within as usize, bytes);
+    }
+
+    /// Where the window's pieces lie, in order: what a NIC is told.
+    pub fn locations(&self) -> impl ExactSizeIterator<Item = slab::Location> + '_ {
+        self.inner.memory.locations()
     }
 
     /// Writes a full window out and leases the next; call it when the window is filled and
@@ -44,13 +81,20 @@ impl WriteLease {
     ///
     /// # Errors
     /// As [`Engine::reserve`](crate::Engine::reserve).
+    ///
+    /// # Panics
+    /// If the window reaches the end of the value.
     pub fn advance(
         self,
         queue: &CompletionQueue,
         token: Token,
     ) -> Result<Step<WriteLease>, PutError> {
-        let _ = (queue, token);
-        todo!()
+        assert!(
+            self.inner.window.end < self.len(),
+            "nothing follows the window: commit"
+        );
+        let shared = self.inner.shared.clone();
+        shared.advance_write(self, queue.sender(), token)
     }
 
     /// Publishes the value; `crc` is the CRC32C of all its bytes. In memory mode this ends at
@@ -58,25 +102,57 @@ impl WriteLease {
     ///
     /// # Errors
     /// [`PutError`]; nothing was published then.
+    ///
+    /// # Panics
+    /// If the window doesn't reach the end of the value.
     pub fn commit(
         self,
         crc: u32,
         queue: &CompletionQueue,
         token: Token,
     ) -> Result<Step<Committed>, PutError> {
-        let _ = (crc, queue, token);
-        todo!()
+        assert!(
+            self.inner.window.end == self.len(),
+            "more follows the window: advance"
+        );
+        let shared = self.inner.shared.clone();
+        shared.commit(self, crc, queue.sender(), token)
+    }
+}
+
+impl fmt::Debug for WriteLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteLease")
+            .field("len", &self.len())
+            .field("window", &self.inner.window)
+            .finish_non_exhaustive()
     }
 }
 
 /// One value, immutable and pinned until dropped.
-#[derive(Debug)]
-pub struct ReadLease {}
+pub struct ReadLease {
+    pub(crate) memory: slab::ReadMemory,
+    pub(crate) meta: Meta,
+    pub(crate) tier: Tier,
+    pub(crate) window: Range<u64>,
+    pub(crate) stream: Option<Box<ReadStream>>,
+}
 
 impl ReadLease {
+    /// A lease of a whole value.
+    pub(crate) fn whole(memory: slab::ReadMemory, meta: Meta, tier: Tier) -> Self {
+        Self {
+            memory,
+            meta,
+            tier,
+            window: 0..meta.len,
+            stream: None,
+        }
+    }
+
     /// Length of the whole value.
     pub fn len(&self) -> u64 {
-        todo!()
+        self.meta.len
     }
 
     /// True for a value of no bytes.
@@ -86,32 +162,50 @@ impl ReadLease {
 
     /// CRC32C of the whole value, as it was committed.
     pub fn crc(&self) -> u32 {
-        todo!()
+        self.meta.crc
     }
 
     /// What the entry carries.
     pub fn attrs(&self) -> Attrs {
-        todo!()
+        self.meta.attrs
     }
 
     /// The entry's version.
     pub fn version(&self) -> u64 {
-        todo!()
+        self.meta.version
     }
 
     /// Where the value came from.
     pub fn tier(&self) -> Tier {
-        todo!()
+        self.tier
     }
 
     /// The bytes of the value that this lease holds: all of them, unless the value streams.
     pub fn window(&self) -> Range<u64> {
-        todo!()
+        self.window.clone()
     }
 
     /// The window's bytes, piece by piece, in order.
-    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::empty()
+    pub fn pieces(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        self.memory.pieces()
+    }
+
+    /// The contiguous bytes from `offset` of the value to the end of their piece.
+    ///
+    /// # Panics
+    /// If `offset` isn't within [`window`](Self::window).
+    pub fn piece_at(&self, offset: u64) -> &[u8] {
+        let window = &self.window;
+        assert!(
+            window.contains(&offset),
+            "offset {offset} of window {window:?}"
+        );
+        self.memory.piece_at((offset - window.start) as usize)
+    }
+
+    /// The memory itself: what a NIC sends from.
+    pub fn memory(&self) -> &slab::ReadMemory {
+        &self.memory
     }
 
     /// Gives this window back and reads the next; the answer lands as
@@ -120,12 +214,28 @@ impl ReadLease {
     ///
     /// # Errors
     /// As [`Engine::get`](crate::Engine::get); [`GetError::Gone`] where the rest went away.
+    ///
+    /// # Panics
+    /// If the window reaches the end of the value.
     pub fn advance(
         self,
         queue: &CompletionQueue,
         token: Token,
     ) -> Result<Step<ReadLease>, GetError> {
-        let _ = (queue, token);
-        todo!()
+        assert!(self.window.end < self.len(), "nothing follows the window");
+        let stream = self.stream.expect("a partial window has a stream");
+        drop(self.memory);
+        stream.advance(self.window.end, queue.sender(), token)
+    }
+}
+
+impl fmt::Debug for ReadLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadLease")
+            .field("len", &self.len())
+            .field("version", &self.version())
+            .field("tier", &self.tier)
+            .field("window", &self.window)
+            .finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@ mod api;
 pub mod cache;
 mod config;
 mod engine;
+mod entry;
 mod error;
 #[expect(unsafe_code, reason = "prefetches bucket lines; see the module docs")]
 pub mod index;
@@ -15,6 +16,7 @@ mod metrics;
 mod queue;
 pub mod slab;
 mod status;
+mod stream;
 
 pub use api::*;
 pub use config::*;

@@ -1,0 +1,472 @@
+//! What all callers of an engine share: pool, index, hot tier, and who waits for memory.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use super::check_key;
+use super::memory::MemoryStore;
+use crate::api::{
+    Committed, Completion, CompletionResult, Cursor, IoTimes, Put, ScanPage, Step, Tier, Token,
+    VALUE_BYTES_MAX,
+};
+use crate::cache::{Cache, CacheConfig, CacheKey, Evicted};
+use crate::config::{EngineConfig, Mode};
+use crate::entry::{Meta, OwnedPut};
+use crate::error::{DeleteError, OpenError, PutError, ScanError, ShutdownError};
+use crate::index::{Index, IndexConfig, KeyHash, KeyHasher, StoreKey};
+use crate::lease::{ReadLease, WriteInner, WriteLease};
+use crate::mapping::{Mapping, MappingConfig, PagePolicy};
+use crate::metrics::EngineMetrics;
+use crate::queue::{CompletionQueue, CompletionSender};
+use crate::slab::{
+    Grant, GrantSink, Leased, NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool, Ticket,
+    Waiter, WriteMemory,
+};
+use crate::status::EngineStatus;
+
+/// Keys of a batch that are hashed and looked up together.
+const BATCH: usize = 64;
+
+/// What all callers of an engine share.
+pub(crate) struct Shared {
+    pub(crate) config: EngineConfig,
+    pub(crate) hasher: KeyHasher,
+    pub(crate) index: Index,
+    pub(crate) cache: Cache<Meta>,
+    pub(crate) pool: SlabPool,
+    pub(crate) versions: AtomicU64,
+    pub(crate) evictions: AtomicU64,
+    pub(crate) never_read_bytes: AtomicU64,
+    pub(super) memory: MemoryStore,
+    draining: AtomicBool,
+    waiting: Mutex<BTreeMap<u64, Waiting>>,
+    waiters: AtomicU64,
+    findings: Vec<String>,
+    _metrics: EngineMetrics,
+}
+
+/// A reserve that waits for memory.
+struct Waiting {
+    ticket: Ticket,
+    sink: Arc<ReserveSink>,
+}
+
+/// Turns a grant into a lease and hands it to the caller's queue.
+struct ReserveSink {
+    shared: Arc<Shared>,
+    number: u64,
+    token: Token,
+    sender: CompletionSender,
+    put: Mutex<Option<OwnedPut>>,
+}
+
+impl GrantSink for ReserveSink {
+    fn granted(&self, grant: Grant) {
+        self.shared.waiting.lock().remove(&self.number);
+        let Some(put) = self.put.lock().take() else {
+            return;
+        };
+        let lease = self.shared.write_lease(put, grant.memory);
+        let io = IoTimes {
+            lease_wait_ns: Some(grant.waited_ns),
+            ..IoTimes::default()
+        };
+        let result = CompletionResult::Reserved(Ok(lease));
+        self.sender.push(Completion {
+            token: self.token,
+            result,
+            io,
+        });
+    }
+}
+
+impl Shared {
+    pub(super) fn open(
+        config: EngineConfig,
+        metrics: EngineMetrics,
+    ) -> Result<Arc<Self>, OpenError> {
+        let (pool, findings) = open_pool(&config)?;
+        let capacity_bytes = pool.capacity_bytes();
+        let index = Index::new(&IndexConfig {
+            shards: 64,
+            segments: vec![1],
+        });
+        let cache = Cache::new(&CacheConfig {
+            capacity_bytes,
+            small_percent: 30,
+            shards: 16,
+        });
+        Ok(Arc::new(Self {
+            hasher: KeyHasher::new(&random_store_key()),
+            index,
+            cache,
+            pool,
+            versions: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+            never_read_bytes: AtomicU64::new(0),
+            memory: MemoryStore::new(),
+            draining: AtomicBool::new(false),
+            waiting: Mutex::default(),
+            waiters: AtomicU64::new(0),
+            findings,
+            config,
+            _metrics: metrics,
+        }))
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        sender: CompletionSender,
+        token: Token,
+        put: &Put<'_>,
+    ) -> Result<Step<WriteLease>, PutError> {
+        check_key(put.key)?;
+        self.check_len(put.len)?;
+        if self.draining() {
+            return Err(PutError::Draining);
+        }
+        let put = OwnedPut {
+            hash: self.hasher.hash(put.namespace, put.key),
+            namespace: put.namespace,
+            key: put.key.into(),
+            len: put.len,
+            attrs: put.attrs,
+            condition: put.condition,
+        };
+        let bytes = put.len as usize;
+        if let Some(memory) = self.lease_now(bytes) {
+            return Ok(Step::Ready(self.write_lease(put, memory)));
+        }
+        self.refuse_when_stuck(bytes)?;
+        self.wait_for_memory(sender, token, put)
+    }
+
+    fn check_len(&self, len: u64) -> Result<(), PutError> {
+        if len > VALUE_BYTES_MAX {
+            let limit = "the engine's longest value";
+            return Err(PutError::TooLarge {
+                len,
+                bound: VALUE_BYTES_MAX,
+                limit,
+            });
+        }
+        let window = self.pool.window_bytes() as u64;
+        if self.config.mode == Mode::Memory && len > window {
+            let limit = "a quarter of storage.max_size in memory mode";
+            return Err(PutError::TooLarge {
+                len,
+                bound: window,
+                limit,
+            });
+        }
+        Ok(())
+    }
+
+    /// Leases memory, evicting from the hot tier what it takes.
+    pub(crate) fn lease_now(&self, bytes: usize) -> Option<WriteMemory> {
+        loop {
+            // A lease that could never be granted was refused before: nothing exceeds a window.
+            if let Some(memory) = self.pool.try_lease(bytes).ok()? {
+                return Some(memory);
+            }
+            let wanted = bytes.max(self.pool.shortage_bytes()).max(1);
+            if self.make_room(wanted) == 0 {
+                return self.pool.try_lease(bytes).ok()?;
+            }
+        }
+    }
+
+    /// Evicts from the hot tier; returns how many bytes that were.
+    pub(crate) fn make_room(&self, bytes: usize) -> usize {
+        self.cache
+            .evict(bytes, &mut |evicted| self.evicted(&evicted))
+    }
+
+    /// Takes note of a value that left the hot tier for want of room.
+    pub(crate) fn evicted(&self, evicted: &Evicted<Meta>) {
+        if self.config.mode != Mode::Memory {
+            return;
+        }
+        self.memory.forget(&self.index, evicted.hash, &evicted.meta);
+        self.evictions.fetch_add(1, Ordering::Relaxed);
+        if !evicted.was_read {
+            self.never_read_bytes
+                .fetch_add(evicted.meta.len, Ordering::Relaxed);
+        }
+    }
+
+    /// In memory mode, where nothing can be evicted and nobody is filling a lease, waiting
+    /// would be for a delete: that is a full store.
+    fn refuse_when_stuck(&self, bytes: usize) -> Result<(), PutError> {
+        if self.config.mode != Mode::Memory || self.pool.counts().writing > 0 {
+            return Ok(());
+        }
+        let used = self.cache.counts().bytes as u64;
+        let capacity = self.pool.capacity_bytes() as u64;
+        if used + bytes as u64 + self.pool.slab_bytes() as u64 > capacity {
+            return Err(PutError::NoSpace { used, capacity });
+        }
+        Ok(())
+    }
+
+    fn wait_for_memory(
+        self: &Arc<Self>,
+        sender: CompletionSender,
+        token: Token,
+        put: OwnedPut,
+    ) -> Result<Step<WriteLease>, PutError> {
+        let number = self.waiters.fetch_add(1, Ordering::Relaxed);
+        let bytes = put.len as usize;
+        let sink = Arc::new(ReserveSink {
+            shared: self.clone(),
+            number,
+            token,
+            sender,
+            put: Mutex::new(Some(put)),
+        });
+        let waiter = Waiter {
+            sink: sink.clone(),
+            token: token.0,
+        };
+        // Held over the call, so that a grant finds its entry; a sink is never called by it.
+        let mut waiting = self.waiting.lock();
+        match self.pool.lease(bytes, waiter) {
+            Ok(Leased::Now(memory)) => {
+                drop(waiting);
+                let put = sink
+                    .put
+                    .lock()
+                    .take()
+                    .expect("nobody else has this sink yet");
+                Ok(Step::Ready(self.write_lease(put, memory)))
+            }
+            Ok(Leased::Later(ticket)) => {
+                waiting.insert(number, Waiting { ticket, sink });
+                Ok(Step::Pending)
+            }
+            Err(_) => {
+                let bound = self.pool.window_bytes() as u64;
+                Err(PutError::TooLarge {
+                    len: bytes as u64,
+                    bound,
+                    limit: "memory.max_size",
+                })
+            }
+        }
+    }
+
+    /// After memory was frozen for good: lets waiters have what the hot tier can spare, and
+    /// refuses those that nothing but a delete could help.
+    pub(crate) fn relieve_waiters(&self) {
+        let shortage = self.pool.shortage_bytes();
+        if shortage == 0 || self.make_room(shortage) > 0 {
+            return;
+        }
+        if self.config.mode != Mode::Memory || self.pool.counts().writing > 0 {
+            return;
+        }
+        let used = self.cache.counts().bytes as u64;
+        let capacity = self.pool.capacity_bytes() as u64;
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for (_, waiter) in waiting {
+            if self.pool.cancel(waiter.ticket) {
+                let error = PutError::NoSpace { used, capacity };
+                let result = CompletionResult::Reserved(Err(error));
+                let (token, io) = (waiter.sink.token, IoTimes::default());
+                waiter.sink.sender.push(Completion { token, result, io });
+            }
+        }
+    }
+
+    fn write_lease(self: &Arc<Self>, put: OwnedPut, memory: WriteMemory) -> WriteLease {
+        let window = 0..put.len;
+        let shared = self.clone();
+        WriteLease {
+            inner: Box::new(WriteInner {
+                shared,
+                put,
+                memory,
+                window,
+                stream: None,
+            }),
+        }
+    }
+
+    pub(crate) fn advance_write(
+        self: &Arc<Self>,
+        lease: WriteLease,
+        _sender: CompletionSender,
+        _token: Token,
+    ) -> Result<Step<WriteLease>, PutError> {
+        match lease.inner.stream {
+            Some(stream) => match stream {},
+            None => unreachable!("a partial window has a stream"),
+        }
+    }
+
+    pub(crate) fn commit(
+        self: &Arc<Self>,
+        lease: WriteLease,
+        crc: u32,
+        _sender: CompletionSender,
+        _token: Token,
+    ) -> Result<Step<Committed>, PutError> {
+        if self.draining() {
+            return Err(PutError::Draining);
+        }
+        let WriteInner { put, memory, .. } = *lease.inner;
+        self.memory.commit(self, put, memory, crc).map(Step::Ready)
+    }
+
+    pub(super) fn get(
+        self: &Arc<Self>,
+        _queue: &CompletionQueue,
+        _token: Token,
+        key: &CacheKey<'_>,
+    ) -> super::GetStep {
+        if let Some(hit) = self.cache.get(key) {
+            if hit.meta.attrs.expiry_ms == 0 || !hit.meta.expired(unix_ms()) {
+                let lease = ReadLease::whole(hit.memory, hit.meta, Tier::Ram);
+                return Ok(Step::Ready(Some(lease)));
+            }
+            self.memory.expire(self, key);
+        }
+        Ok(Step::Ready(None))
+    }
+
+    pub(super) fn exists(&self, namespace: u32, keys: &[&[u8]], out: &mut [bool]) {
+        assert_eq!(keys.len(), out.len(), "one answer per key");
+        let mut hashes = [KeyHash(0); BATCH];
+        let mut found = [None; BATCH];
+        for (keys, out) in keys.chunks(BATCH).zip(out.chunks_mut(BATCH)) {
+            let (hashes, found) = (&mut hashes[..keys.len()], &mut found[..keys.len()]);
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = self.hasher.hash(namespace, key);
+            }
+            self.index.get_many(hashes, found);
+            for (out, found) in out.iter_mut().zip(found) {
+                *out = found.is_some();
+            }
+        }
+    }
+
+    pub(super) fn delete(
+        self: &Arc<Self>,
+        _queue: &CompletionQueue,
+        _token: Token,
+        key: &CacheKey<'_>,
+    ) -> Result<Step<bool>, DeleteError> {
+        if self.draining() {
+            return Err(DeleteError::Draining);
+        }
+        Ok(Step::Ready(self.memory.delete(self, key)))
+    }
+
+    pub(super) fn scan(
+        self: &Arc<Self>,
+        _queue: &CompletionQueue,
+        _token: Token,
+        _namespace: u32,
+        _cursor: Cursor,
+        _limit: usize,
+    ) -> Result<Step<ScanPage>, ScanError> {
+        if self.draining() {
+            return Err(ScanError::Draining);
+        }
+        Ok(Step::Ready(ScanPage::default()))
+    }
+
+    pub(super) fn status(&self) -> EngineStatus {
+        let (cached, slabs) = (self.cache.counts(), self.pool.counts());
+        EngineStatus {
+            mode: self.config.mode,
+            entries: self.index.len() as u64,
+            version: self.versions.load(Ordering::Relaxed),
+            hot_entries: cached.entries as u64,
+            hot_bytes: cached.bytes as u64,
+            pool_bytes: self.pool.capacity_bytes() as u64,
+            pool_free_bytes: (slabs.free * self.pool.slab_bytes()) as u64,
+            pool_waiting: slabs.waiting as u64,
+            evictions: self.evictions.load(Ordering::Relaxed),
+            never_read_bytes: self.never_read_bytes.load(Ordering::Relaxed),
+            drives: Vec::new(),
+            findings: self.findings.clone(),
+        }
+    }
+
+    pub(super) fn shutdown(&self, _deadline: Duration) -> Result<(), ShutdownError> {
+        self.draining.store(true, Ordering::Relaxed);
+        for (_, waiter) in std::mem::take(&mut *self.waiting.lock()) {
+            if self.pool.cancel(waiter.ticket) {
+                let result = CompletionResult::Reserved(Err(PutError::Draining));
+                let (token, io) = (waiter.sink.token, IoTimes::default());
+                waiter.sink.sender.push(Completion { token, result, io });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Wall-clock milliseconds, for expiry.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    since.as_millis() as u64
+}
+
+fn open_pool(config: &EngineConfig) -> Result<(SlabPool, Vec<String>), OpenError> {
+    let memory = config.mode == Mode::Memory;
+    let bytes = if memory {
+        config.memory_bytes
+    } else {
+        config.pool_bytes
+    };
+    let fault = |source: Box<dyn std::error::Error + Send + std::marker::Sync>| OpenError::Pool {
+        bytes,
+        source,
+    };
+    let pages = if config.mode == Mode::Direct {
+        PagePolicy::Require
+    } else {
+        PagePolicy::Prefer
+    };
+    let mapping = MappingConfig {
+        bytes: bytes as usize,
+        pages,
+        numa_node: None,
+        prefault_threads: 0,
+    };
+    let mapping = Mapping::new(&mapping).map_err(|why| fault(Box::new(why)))?;
+    let finding = mapping.finding().degraded.clone();
+    let findings = finding.map(|why| format!("the pool has no huge pages: {why}"));
+    let pool = PoolConfig {
+        slab_bytes: config.slab_bytes as usize,
+        regions: vec![RegionConfig {
+            mapping,
+            tier: RegionTier::Fast,
+        }],
+        double_free_trace: config.double_free_trace,
+    };
+    let pool = SlabPool::new(pool, Arc::new(NoObserver)).map_err(|why| fault(Box::new(why)))?;
+    Ok((pool, findings.into_iter().collect()))
+}
+
+/// A key for this process's hashes.
+fn random_store_key() -> StoreKey {
+    let mut key = [0u8; 32];
+    // A system without it would only make buckets predictable.
+    if let Ok(mut source) = std::fs::File::open("/dev/urandom") {
+        let _ = source.read_exact(&mut key);
+    }
+    StoreKey(key)
+}
