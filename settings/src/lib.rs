@@ -30,6 +30,7 @@
 pub mod dev_key;
 mod environment;
 mod problem;
+pub mod reference;
 mod render;
 mod secret;
 mod section;

@@ -181,10 +181,7 @@ impl Value for String {
 
     fn from_text(text: &str) -> Result<Self, Wrong> {
         if text.is_empty() || text.contains('\0') {
-            return Err(Wrong::new(
-                "text of at least one character",
-                "or remove the line",
-            ));
+            return Err(Wrong::new("text of at least one character", ""));
         }
         Ok(text.to_owned())
     }
@@ -195,7 +192,14 @@ impl Value for String {
 
     fn to_yaml(&self) -> String {
         let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-        if self.chars().all(plain) && !self.starts_with('-') {
+        // A colon is plain text only where something of the same word follows it.
+        let mut parts = self.split(':').peekable();
+        let mut words = !matches!(self.as_str(), "null" | "Null" | "NULL");
+        while let Some(part) = parts.next() {
+            words &= !part.is_empty() && part.chars().all(plain);
+            words &= parts.peek().is_some() || part.len() < self.len() || !self.contains(':');
+        }
+        if words && self.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/') {
             self.clone()
         } else {
             // JSON strings are YAML double-quoted scalars.
@@ -291,10 +295,7 @@ impl Value for Secret {
 
     fn from_text(text: &str) -> Result<Self, Wrong> {
         if text.is_empty() {
-            return Err(Wrong::new(
-                "text of at least one character",
-                "or remove the line",
-            ));
+            return Err(Wrong::new("text of at least one character", ""));
         }
         Ok(Secret::new(text))
     }
