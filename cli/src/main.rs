@@ -1,2 +1,62 @@
-//! memkv cli
-fn main() {}
+//! memkv: one program for servers, clients and those who run them.
+//!
+//! Each verb is a module: its arguments, its help with examples, and `run`. What a verb prints for programs goes to stdout,
+//! everything else to stderr. Exit codes are listed in [`exit`].
+#![forbid(unsafe_code)]
+
+mod completions;
+mod exit;
+mod out;
+#[cfg(test)]
+mod reference;
+mod start;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A key-value server for LLM KV-cache blocks, its client and its tools
+#[derive(Debug, Parser)]
+#[command(
+    name = "memkv",
+    version = version::text(),
+    max_term_width = 100,
+    after_help = exit::Exit::help(),
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Start(start::Start),
+    Completions(completions::Completions),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too; a reader that left doesn't change the code.
+            let _ = error.print();
+            let exit = if error.use_stderr() {
+                exit::Exit::Usage
+            } else {
+                exit::Exit::Done
+            };
+            return ExitCode::from(exit as u8);
+        }
+    };
+    let outcome = match cli.verb {
+        Verb::Start(start) => start.run(),
+        Verb::Completions(completions) => completions.run(),
+    };
+    let exit = outcome.unwrap_or_else(|failure| {
+        failure.report();
+        failure.exit
+    });
+    ExitCode::from(exit as u8)
+}
