@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod completions;
+#[cfg(test)]
+mod documented;
 mod exit;
 mod out;
 #[cfg(test)]

@@ -47,7 +47,9 @@ pub fn example_yaml<S: Section>(header: &str) -> String {
             (None, _) if first_of_item => {
                 format!("{margin}- {name}: {}", field.spec.example)
             }
-            (None, _) => format!("{margin}# {name}: {}", field.spec.example),
+            (None, _) => format!("{margin}# {name}: {}", field.spec.example)
+                .trim_end()
+                .to_owned(),
         };
         yaml.push_str(&line);
         yaml.push('\n');

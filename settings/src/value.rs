@@ -76,23 +76,30 @@ pub fn range<T: PartialOrd + std::fmt::Display>(
 /// A closed set of words. Implement it for an enum and it is a [`Value`].
 pub trait Choice: Sized + Copy + PartialEq + 'static {
     /// The words and what they stand for, in the order in which messages list them.
+    ///
+    /// A value may have several words: the first is its name, the others are taken silently.
     const CHOICES: &'static [(&'static str, Self)];
+
+    /// The name of each value.
+    fn names() -> impl Iterator<Item = &'static str> {
+        let first = |value: &Self| Self::CHOICES.iter().find(|(_, other)| other == value);
+        let is_name = move |(name, value): &&(&'static str, Self)| {
+            first(value).is_some_and(|(own, _)| own == name)
+        };
+        Self::CHOICES.iter().filter(is_name).map(|(name, _)| *name)
+    }
 }
 
 impl<T: Choice> Value for T {
     fn type_name() -> String {
-        T::CHOICES
-            .iter()
-            .map(|(name, _)| *name)
-            .collect::<Vec<_>>()
-            .join(" | ")
+        T::names().collect::<Vec<_>>().join(" | ")
     }
 
     fn from_text(text: &str) -> Result<Self, Wrong> {
         let found = T::CHOICES.iter().find(|(name, _)| *name == text);
         found.map(|(_, value)| *value).ok_or_else(|| {
-            let names = T::CHOICES.iter().map(|(name, _)| *name);
-            let remedy = crate::nearest(text, names).map(|name| format!("did you mean {name}?"));
+            let remedy =
+                crate::nearest(text, T::names()).map(|name| format!("did you mean {name}?"));
             Wrong::new(Self::type_name(), remedy.unwrap_or_default())
         })
     }

@@ -45,6 +45,7 @@ impl Choice for SyncMode {
         ("always", Self::Always),
         ("everysec", Self::EverySecond),
         ("no", Self::No),
+        ("false", Self::No),
     ];
 }
 
@@ -62,7 +63,8 @@ impl Choice for VerifyMode {
         &[("writes", Self::Writes), ("always", Self::Always)];
 }
 
-/// A switch that is written `on` or `off`; `true` and `false` mean the same.
+/// A switch that is written `on` or `off`. `true` and `false` mean the same, here and for every other `off` and `no`: YAML 1.1
+/// tools such as Helm turn these words into booleans on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
     /// Enabled.
@@ -96,6 +98,7 @@ impl Choice for HugepageMode {
         ("auto", Self::Auto),
         ("required", Self::Required),
         ("off", Self::Off),
+        ("false", Self::Off),
     ];
 }
 
@@ -128,8 +131,11 @@ pub enum PayloadMac {
 }
 
 impl Choice for PayloadMac {
-    const CHOICES: &'static [(&'static str, Self)] =
-        &[("off", Self::Off), ("required", Self::Required)];
+    const CHOICES: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("required", Self::Required),
+        ("false", Self::Off),
+    ];
 }
 
 /// `telemetry.otlp_protocol`.

@@ -326,7 +326,7 @@ fn every_value_outside_its_bound_is_told_at_once() {
             c.yaml:28: storage.flap_threshold is 0, but must be 1 to 1000000; 5 suits most
             c.yaml:29: storage.max_size is 1 B, but must be 1 MiB to 64 TiB; lower it to free RAM
             c.yaml:30: storage.sync is sometimes, but must be always | everysec | no
-            c.yaml:31: storage.eviction is lru, but must be on | off | true | false
+            c.yaml:31: storage.eviction is lru, but must be on | off
             c.yaml:32: storage.verify is never, but must be writes | always
             c.yaml:34: storage.drives[0].media is a list, but must be a single value (path)
             c.yaml:34: storage.drives[0].max_size is 1 MiB, but must be 16 MiB or more; remove the line to use the whole drive

@@ -1,0 +1,392 @@
+//! Every documented key, written down by hand: default, a value that differs from it, and the variable that overrides it.
+//!
+//! The tables are the documentation's, not the code's: a key that the code lacks, renames or gives another default fails here.
+
+use std::fs;
+use std::path::PathBuf;
+
+use memkv_client::config::ClientConfig;
+use memkv_server::config::{Config, Facts};
+use memkv_settings::{AuthKey, Document, Effective, Environment, LoadOptions};
+
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+/// (key, default as shown, another value, how that is shown, variable)
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+);
+
+const HIDDEN: &str = "(set, not shown)";
+
+#[rustfmt::skip]
+const SERVER: &[Row] = &[
+    ("network.address", "0.0.0.0:9900", "127.0.0.1:9950", "127.0.0.1:9950", ""),
+    ("network.tls_cert", "-", "/etc/memkv/tls/fullchain.pem", "/etc/memkv/tls/fullchain.pem", ""),
+    ("network.tls_key", "-", "/etc/memkv/tls/privkey.pem", "/etc/memkv/tls/privkey.pem", ""),
+    ("network.auth_key", "-", KEY, HIDDEN, "MEMKV_AUTH_KEY"),
+    ("memory.block_size", "2 MiB", "4MiB", "4 MiB", ""),
+    ("memory.max_size", "1 GiB", "247 GiB", "247 GiB", ""),
+    ("rdma.device", "mlx5_0", "mlx5_1", "mlx5_1", ""),
+    ("rdma.port", "1", "2", "2", ""),
+    ("rdma.gid_index", "0", "3", "3", ""),
+    ("rdma.traffic_class", "0", "104", "104", "MEMKV_RDMA_TRAFFIC_CLASS"),
+    ("rdma.service_level", "0", "3", "3", "MEMKV_RDMA_SERVICE_LEVEL"),
+    ("rdma.mtu", "4096", "1024", "1024", ""),
+    ("rdma.cq_depth", "4096", "8192", "8192", ""),
+    ("rdma.timeout", "14", "12", "12", ""),
+    ("rdma.retry_count", "7", "3", "3", ""),
+    ("rdma.num_dcis", "256", "512", "512", ""),
+    ("rdma.dc_key", "0", "0xABCDEF", "11259375", ""),
+    ("rdma.num_worker_threads", "64", "32", "32", ""),
+    ("rdma.num_responder_threads", "16", "8", "8", ""),
+    ("storage.mode", "direct", "file", "file", ""),
+    ("storage.block_size", "4 MiB", "16 MiB", "16 MiB", ""),
+    ("storage.flap_threshold", "5", "2", "2", ""),
+    ("storage.max_size", "-", "16 GiB", "16 GiB", ""),
+    ("storage.eviction", "on", "off", "off", ""),
+    ("storage.drives[0].media", "", "/dev/nvme9n1", "/dev/nvme9n1", ""),
+    ("storage.drives[0].max_size", "-", "2 TiB", "2 TiB", ""),
+    ("logging.level", "info", "trace", "trace", ""),
+    ("logging.format", "json", "text", "text", ""),
+    ("license", "-", "eyJhbGciOi", "(set, ignored)", "MEMKV_LICENSE"),
+    ("license", "-", "/etc/memkv/minio.license", "(set, ignored)", "AISTOR_LICENSE"),
+    ("license", "-", "/etc/memkv/minio.license", "(set, ignored)", "MINIO_LICENSE"),
+    // Ours.
+    ("network.auth_key_previous", "-", KEY, HIDDEN, "MEMKV_AUTH_KEY_PREVIOUS"),
+    ("network.payload_mac", "off", "required", "required", ""),
+    ("network.admin_token", "-", "0123456789abcdef", HIDDEN, "MEMKV_ADMIN_TOKEN"),
+    ("network.node_id", "-", "kv-1", "kv-1", ""),
+    ("network.threads", "8", "3", "3", ""),
+    ("memory.hugepages", "auto: huge", "required", "required", ""),
+    ("rdma.enabled", "auto: false", "false", "false", ""),
+    ("storage.sync", "everysec", "always", "always", ""),
+    ("storage.verify", "writes", "always", "always", ""),
+    ("limits.max_connections", "65536", "100", "100", ""),
+    ("limits.max_in_flight", "512 MiB", "1 GiB", "1 GiB", ""),
+    ("limits.drain_seconds", "10", "3", "3", ""),
+    ("telemetry.otlp_endpoint", "-", "http://c:4317", "http://c:4317", "MEMKV_OTEL_ENDPOINT"),
+    ("telemetry.otlp_endpoint", "-", "http://c:4317", "http://c:4317", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("telemetry.otlp_protocol", "grpc", "http", "http", ""),
+    ("telemetry.sample_ratio", "0.01", "0.5", "0.5", ""),
+    ("telemetry.spans_per_second", "1000", "10", "10", ""),
+    ("telemetry.logs_otlp", "false", "true", "true", ""),
+    ("telemetry.slow.base_ms", "10", "2.5", "2.5", ""),
+    ("telemetry.slow.per_mib_ms", "1", "4", "4", ""),
+    ("telemetry.slow.times_median", "8", "20", "20", ""),
+];
+
+#[rustfmt::skip]
+const CLIENT: &[Row] = &[
+    ("servers", "127.0.0.1:9900", "[10.0.0.1:9900]", "10.0.0.1:9900", "MEMKV_SERVERS"),
+    ("rdma_devices", "mlx5_0", "[mlx5_1]", "mlx5_1", "MEMKV_RDMA_DEVICES"),
+    ("rdma_devices", "mlx5_0", "[mlx5_1]", "mlx5_1", "MEMKV_RDMA_DEVICE"),
+    ("bind_addresses", "-", "[192.168.1.10]", "192.168.1.10", "MEMKV_BIND_ADDRESSES"),
+    ("cache_size_mb", "256", "512", "512", "MEMKV_CACHE_SIZE_MB"),
+    ("connect_timeout_ms", "5000", "100", "100", "MEMKV_CONNECT_TIMEOUT_MS"),
+    ("gid_index", "0", "3", "3", ""),
+    ("traffic_class", "0", "104", "104", "MEMKV_RDMA_TRAFFIC_CLASS"),
+    ("service_level", "0", "3", "3", "MEMKV_RDMA_SERVICE_LEVEL"),
+    ("mtu", "4096", "2048", "2048", "MEMKV_RDMA_MTU"),
+    ("num_connections", "8", "16", "16", "MEMKV_NUM_CONNECTIONS"),
+    ("license", "-", "eyJhbGciOi", HIDDEN, "MEMKV_LICENSE"),
+    ("license", "-", "eyJhbGciOi", HIDDEN, "AISTOR_LICENSE"),
+    ("license", "-", "eyJhbGciOi", HIDDEN, "MINIO_LICENSE"),
+    ("auth_key", "-", KEY, HIDDEN, "MEMKV_AUTH_KEY"),
+    ("transport", "auto", "tcp", "tcp", "MEMKV_TRANSPORT"),
+    ("prometheus_bind", "-", "127.0.0.1:9464", "127.0.0.1:9464", "MEMKV_PROMETHEUS_BIND"),
+    ("otel_endpoint", "-", "http://c:4317", "http://c:4317", "MEMKV_OTEL_ENDPOINT"),
+    ("otel_endpoint", "-", "http://c:4317", "http://c:4317", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+];
+
+/// Client settings that have a variable and no key: (field, default, value, variable).
+#[rustfmt::skip]
+const ADVANCED: &[(&str, &str, &str, &str)] = &[
+    ("rdma_timeout_secs", "30", "60", "MEMKV_RDMA_TIMEOUT_SECS"),
+    ("cq_batch_spins", "64", "128", "MEMKV_CQ_BATCH_SPINS"),
+    ("cq_poll_delay_ns", "5000", "0", "MEMKV_CQ_POLL_DELAY_NS"),
+    ("max_batch_size", "64", "128", "MEMKV_MAX_BATCH_SIZE"),
+    ("staging_size_mb", "256", "512", "MEMKV_STAGING_SIZE_MB"),
+    ("staging_slot_mb", "16", "32", "MEMKV_STAGING_SLOT_MB"),
+];
+
+/// Documented variables that are no setting of a server or client object.
+const ELSEWHERE: &[&str] = &[
+    "MEMKV_CONFIG",
+    "MEMKV_CACHE_DIR_PREFIX",
+    "MEMKV_SLAB_DOUBLE_FREE_TRACE",
+];
+
+fn facts() -> Facts {
+    Facts {
+        cores: 8,
+        hugepages_free_bytes: Some(1 << 40),
+        hugepage_bytes: 2 << 20,
+        memlock_bytes: None,
+        ram_available_bytes: None,
+    }
+}
+
+/// YAML that sets one dotted key on a line of its own, beside what every server needs.
+fn server_yaml(key: &str, value: &str, camel: bool) -> String {
+    let media = if key.ends_with(".media") {
+        ""
+    } else {
+        "      media: /dev/nvme0n1\n"
+    };
+    let leaf = |name: &str| {
+        if camel {
+            to_camel(name)
+        } else {
+            name.to_owned()
+        }
+    };
+    match key.split('.').collect::<Vec<_>>()[..] {
+        ["storage", "drives[0]", name] => {
+            format!(
+                "storage:\n  drives:\n    - \n{media}      {}: {value}\n",
+                leaf(name)
+            )
+        }
+        [section, name] => {
+            let drives = "storage:\n  drives:\n    - media: /dev/nvme0n1\n";
+            // The other half of what only goes together.
+            let pair = match name {
+                "tls_cert" => "  tls_key: /other\n",
+                "tls_key" => "  tls_cert: /other\n",
+                _ => "",
+            };
+            if section == "storage" {
+                format!("{drives}  {}: {value}\n", leaf(name))
+            } else {
+                format!("{drives}{section}:\n{pair}  {}: {value}\n", leaf(name))
+            }
+        }
+        [top, section, name] => {
+            let drives = "storage:\n  drives:\n    - media: /dev/nvme0n1\n";
+            format!(
+                "{drives}{top}:\n  {section}:\n    {}: {value}\n",
+                leaf(name)
+            )
+        }
+        _ => format!(
+            "storage:\n  drives:\n    - media: /dev/nvme0n1\n{}: {value}\n",
+            leaf(key)
+        ),
+    }
+}
+
+fn to_camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or("").to_owned();
+    words.fold(first, |camel, word| {
+        camel + &word[..1].to_uppercase() + &word[1..]
+    })
+}
+
+fn server(yaml: &str, environment: &Environment) -> Vec<Effective> {
+    let options = LoadOptions::default();
+    match Config::from_yaml("s.yaml", yaml.as_bytes(), environment, &facts(), &options) {
+        Ok(config) => config.effective().to_vec(),
+        Err(problems) => panic!("{yaml}\n{problems}"),
+    }
+}
+
+fn client(yaml: &str, environment: &Environment) -> Vec<Effective> {
+    let document = Document::parse("c.yaml", yaml.as_bytes()).unwrap();
+    match ClientConfig::resolve(Some(&document), environment, &LoadOptions::default()) {
+        Ok(config) => config.effective,
+        Err(error) => panic!("{yaml}\n{error}"),
+    }
+}
+
+#[track_caller]
+fn shown<'a>(values: &'a [Effective], key: &str) -> &'a Effective {
+    values
+        .iter()
+        .find(|value| value.path == key)
+        .unwrap_or_else(|| panic!("{key} isn't a setting"))
+}
+
+/// The key that lets a server listen anywhere, from another variable's row's point of view.
+fn keyed(key: &str) -> Environment {
+    match key {
+        "network.auth_key" => Environment::default(),
+        "network.auth_key_previous" => {
+            Environment::default().with("MEMKV_AUTH_KEY", KEY.replace("00", "ff"))
+        }
+        _ => Environment::default().with("MEMKV_AUTH_KEY", KEY),
+    }
+}
+
+#[test]
+fn every_documented_server_key_has_its_default() {
+    let yaml = "storage: { drives: [{ media: /dev/nvme0n1 }] }";
+    let values = server(yaml, &Environment::default().with("MEMKV_AUTH_KEY", KEY));
+    for (key, default, ..) in SERVER {
+        if !matches!(*key, "network.auth_key" | "storage.drives[0].media") {
+            let value = shown(&values, key);
+            assert_eq!(value.value, *default, "{key}");
+            assert!(
+                ["default", "detected"].contains(&value.source.kind()),
+                "{key}"
+            );
+        }
+    }
+    for value in &values {
+        let known = SERVER.iter().any(|(key, ..)| *key == value.path);
+        assert!(known, "{} isn't in the table: document it", value.path);
+    }
+}
+
+#[test]
+fn every_documented_server_key_can_be_set_in_both_spellings() {
+    for (key, _, value, expected, _) in SERVER {
+        for camel in [false, true] {
+            let yaml = server_yaml(key, value, camel);
+            let values = server(&yaml, &keyed(key));
+            let found = shown(&values, key);
+            assert_eq!(found.value, *expected, "{key}");
+            let line = 1 + yaml.lines().position(|line| line.ends_with(value)).unwrap();
+            assert_eq!(
+                found.source.to_string(),
+                format!("s.yaml:{line}"),
+                "{key}\n{yaml}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_documented_server_variable_beats_the_file() {
+    for (key, _, value, expected, variable) in SERVER {
+        if variable.is_empty() {
+            continue;
+        }
+        let yaml = server_yaml("logging.level", "info", false);
+        let values = server(&yaml, &keyed(key).with(*variable, *value));
+        let found = shown(&values, key);
+        assert_eq!(found.value, *expected, "{variable}");
+        assert_eq!(found.source.to_string(), format!("env {variable}"));
+    }
+}
+
+#[test]
+fn every_documented_client_key_has_its_default() {
+    let home = tempfile::tempdir().unwrap();
+    let environment = Environment::default().with("HOME", home.path().to_str().unwrap());
+    let values = client("", &environment);
+    for (key, default, ..) in CLIENT {
+        if *key != "auth_key" {
+            assert_eq!(shown(&values, key).value, *default, "{key}");
+        }
+    }
+    for (key, default, ..) in ADVANCED {
+        assert_eq!(shown(&values, key).value, *default, "{key}");
+    }
+}
+
+#[test]
+fn every_documented_client_key_can_be_set_in_both_spellings() {
+    let environment = Environment::default().with("MEMKV_AUTH_KEY", KEY);
+    for (key, _, value, expected, _) in CLIENT {
+        for name in [(*key).to_owned(), to_camel(key)] {
+            let bare = Environment::default();
+            let environment = if *key == "auth_key" {
+                &bare
+            } else {
+                &environment
+            };
+            let values = client(&format!("\n{name}: {value}\n"), environment);
+            let found = shown(&values, key);
+            assert_eq!(found.value, *expected, "{key}");
+            assert_eq!(found.source.to_string(), "c.yaml:2", "{key}");
+        }
+    }
+}
+
+#[test]
+fn every_documented_client_variable_beats_the_file() {
+    let set = |variable: &str, value: &str| {
+        let value = value.trim_matches(['[', ']']);
+        Environment::default()
+            .with("MEMKV_AUTH_KEY", KEY)
+            .with(variable, value)
+    };
+    for (key, _, value, expected, variable) in CLIENT {
+        if variable.is_empty() {
+            continue;
+        }
+        let values = client("gid_index: 0\n", &set(variable, value));
+        let found = shown(&values, key);
+        assert_eq!(found.value, *expected, "{variable}");
+        assert_eq!(found.source.to_string(), format!("env {variable}"));
+    }
+    for (key, _, value, variable) in ADVANCED {
+        let values = client("", &set(variable, value));
+        let found = shown(&values, key);
+        assert_eq!(
+            (found.value.as_str(), found.source.to_string()),
+            (*value, format!("env {variable}"))
+        );
+    }
+}
+
+#[test]
+fn every_documented_variable_is_known_to_the_spelling_check() {
+    let rows = SERVER.iter().chain(CLIENT).map(|(.., variable)| *variable);
+    let advanced = ADVANCED.iter().map(|(.., variable)| *variable);
+    for variable in rows.chain(advanced).chain(ELSEWHERE.iter().copied()) {
+        if variable.starts_with("MEMKV_") {
+            let known = memkv_server::env::VARIABLES.contains(&variable);
+            assert!(known, "{variable} would be taken for a misspelt one");
+        }
+    }
+}
+
+#[test]
+fn every_shipped_file_is_accepted() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../config");
+    let environment = Environment::default()
+        .with("MEMKV_AUTH_KEY", KEY)
+        .with("MEMKV_ADMIN_TOKEN", "0123456789abcdef");
+    let mut count = 0;
+    for folder in [root.clone(), root.join("examples")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            count += 1;
+            let yaml = fs::read_to_string(&path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if name.starts_with("client") {
+                client(&yaml, &environment);
+            } else {
+                server(&yaml, &environment);
+            }
+        }
+    }
+    assert!(count >= 7, "{count} files");
+}
+
+#[test]
+fn the_full_client_file_of_the_reference_is_accepted() {
+    let yaml = format!(
+        "servers:\n  - 10.0.0.1:9900\n  - 10.0.0.2:9900\nrdma_devices:\n  - mlx5_0\n  - mlx5_1\nbind_addresses:\n  \
+         - 192.168.1.10\n  - 192.168.1.11\ncache_size_mb: 256\nconnect_timeout_ms: 5000\ngid_index: 0\n\
+         num_connections: 8\nlicense: /etc/memkv/minio.license\nauth_key: {KEY}\n# transport: auto\n"
+    );
+    let document = Document::parse("client.yaml", yaml.as_bytes()).unwrap();
+    let config = ClientConfig::resolve(
+        Some(&document),
+        &Environment::default(),
+        &LoadOptions::default(),
+    )
+    .unwrap();
+    assert_eq!(config.servers.len(), 2);
+    assert_eq!(config.auth_key, AuthKey::from_hex(KEY).unwrap());
+}
