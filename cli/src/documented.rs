@@ -64,7 +64,7 @@ const SERVER: &[Row] = &[
     ("memory.hugepages", "auto: huge", "required", "required", ""),
     ("rdma.enabled", "auto: false", "false", "false", ""),
     ("storage.sync", "everysec", "always", "always", ""),
-    ("storage.verify", "writes", "always", "always", ""),
+    ("storage.verify", "always", "unclean", "unclean", ""),
     ("limits.max_connections", "65536", "100", "100", ""),
     ("limits.max_in_flight", "512 MiB", "1 GiB", "1 GiB", ""),
     ("limits.drain_seconds", "10", "3", "3", ""),

@@ -85,7 +85,7 @@ pub struct Tls {
 /// The pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
-    /// Bytes of a slab: whole pages.
+    /// Bytes of a slab: a power of two.
     pub block_bytes: u64,
     /// Bytes of the pool: whole slabs, at least four.
     pub pool_bytes: u64,
@@ -133,7 +133,7 @@ pub struct Rdma {
 pub struct Storage {
     /// Where values are kept.
     pub backend: Backend,
-    /// Bytes of an extent: whole pages.
+    /// Bytes of an extent: a power of two.
     pub extent_bytes: u64,
     /// Media errors that take a drive out of service.
     pub flap_threshold: u32,

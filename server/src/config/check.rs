@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use memkv_engine::DRIVES_MAX;
 use memkv_settings::{
     ByteSize, Document, Effective, Environment, LoadOptions, Problem, Problems, Setting, Source,
     Value, dev_key, effective_of, load_all,
@@ -21,7 +22,7 @@ use super::{
 use crate::env;
 
 /// The capacity of a file drive that doesn't say.
-const FILE_CAPACITY: ByteSize = ByteSize::gib(4);
+const FILE_CAPACITY: ByteSize = ByteSize(memkv_engine::FILE_DRIVE_BYTES);
 
 pub(super) fn check(
     document: &Document,
@@ -173,14 +174,14 @@ impl Checker<'_> {
         }
     }
 
-    /// Whole pages; says so where that changed the value.
-    fn whole_pages(&mut self, path: &str, size: &Setting<ByteSize>) -> u64 {
-        let whole = size.value.bytes().next_multiple_of(rules::PAGE_BYTES);
-        if whole != size.value.bytes() {
-            let note = format!("{} (rounded up from {})", ByteSize(whole), size.value);
+    /// The power of two that slabs and extents need, so `4 MB` becomes 4 MiB; says so where that changed the value.
+    fn power_of_two(&mut self, path: &str, size: &Setting<ByteSize>) -> u64 {
+        let power = size.value.bytes().next_power_of_two();
+        if power != size.value.bytes() {
+            let note = format!("{} (rounded up from {})", ByteSize(power), size.value);
             self.show(path, note, size.source.clone());
         }
-        whole
+        power
     }
 
     fn network(&mut self, raw: RawNetwork) -> Network {
@@ -286,7 +287,7 @@ impl Checker<'_> {
             max_size,
             hugepages,
         } = raw;
-        let block_bytes = self.whole_pages("memory.block_size", &block_size);
+        let block_bytes = self.power_of_two("memory.block_size", &block_size);
         let blocks = max_size.value.bytes() / block_bytes.max(1);
         let pool_bytes = blocks.saturating_mul(block_bytes);
         let fields = [
@@ -414,7 +415,7 @@ impl Checker<'_> {
             verify,
             drives,
         } = raw;
-        let extent_bytes = self.whole_pages("storage.block_size", &block_size);
+        let extent_bytes = self.power_of_two("storage.block_size", &block_size);
         let backend = self.backend(mode.value, max_size, drives)?;
         Some(Storage {
             backend,
@@ -467,6 +468,13 @@ impl Checker<'_> {
             self.refuse(format!(
                 "storage.mode is {word}, but storage.drives is empty; add a drive with media: and the path of a {what}, or \
                  let memkv setup write them"
+            ));
+            return None;
+        }
+        if drives.len() > DRIVES_MAX {
+            self.refuse(format!(
+                "storage.drives has {} entries, but must have at most {DRIVES_MAX}; run a second server for the others",
+                drives.len()
             ));
             return None;
         }

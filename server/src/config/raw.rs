@@ -49,18 +49,18 @@ impl Choice for SyncMode {
     ];
 }
 
-/// `storage.verify`: which reads check the value's CRC32C on the server.
+/// `storage.verify`: which reads from a drive are compared with their CRC32C on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifyMode {
-    /// Puts, recovery and the scrubber; clients check what they read.
-    Writes,
-    /// Every read from a drive as well.
+    /// Every one.
     Always,
+    /// Values that were written before the last unclean stop; clients check the others.
+    Unclean,
 }
 
 impl Choice for VerifyMode {
     const CHOICES: &'static [(&'static str, Self)] =
-        &[("writes", Self::Writes), ("always", Self::Always)];
+        &[("always", Self::Always), ("unclean", Self::Unclean)];
 }
 
 /// A switch that is written `on` or `off`. `true` and `false` mean the same, here and for every other `off` and `no`: YAML 1.1
@@ -257,7 +257,7 @@ section! {
 section! {
     /// Pinned memory: where every value passes and hot values stay.
     pub struct RawMemory {
-        /// One slab of the pool, and one transfer. Rounded up to whole 4 KiB pages.
+        /// One slab of the pool, and one transfer: 64 KiB to 64 MiB. Rounded up to a power of two.
         block_size: Setting<ByteSize> = ByteSize::mib(2), check rules::slab_size,
             when "Never, unless measurements say so.";
         /// The pool. All client I/O passes through it and hot values stay in it. 1 GiB is for development: give it 75 to 85 % of
@@ -328,7 +328,8 @@ section! {
         /// `memory`: RAM only, gone with the process.
         mode: Setting<StorageMode> = StorageMode::Direct,
             when "`file` where there is no spare drive, `memory` for caches that may vanish.";
-        /// Extent: the unit on a drive. Larger values are striped over drives. Rounded up to whole 4 KiB pages.
+        /// Extent: the unit on a drive. Larger values are striped over drives. 64 KiB to 16 MiB, rounded up to a
+        /// power of two.
         block_size: Setting<ByteSize> = ByteSize::mib(4), check rules::extent_size,
             when "1 MiB for many small objects, 8 to 16 MiB for streaming.";
         /// Media errors after which a drive is taken out of service. Direct mode only.
@@ -344,10 +345,11 @@ section! {
         /// Whether old values make room for new ones. Off, a full store answers NoSpace.
         eviction: Setting<Switch> = Switch::On,
             when "`off` for a store that must not forget.";
-        /// Which reads check the CRC32C on the server: `writes` none (clients do), `always` all.
-        verify: Setting<VerifyMode> = VerifyMode::Writes,
-            when "`always` on drives you suspect.";
-        /// One entry per drive. Drives are formatted by `memkv setup` or on first use, and belong to memkv alone.
+        /// Which reads from a drive are compared with their CRC32C before they are answered: `always` all, `unclean` only values
+        /// written before the last unclean stop. Clients check whatever they read.
+        verify: Setting<VerifyMode> = VerifyMode::Always,
+            when "`unclean` where the server's cores are the bottleneck.";
+        /// One entry per drive, at most 64. Drives are formatted by `memkv setup` or on first use, and belong to memkv alone.
         drives: Vec<RawDrive> = ();
     }
 }

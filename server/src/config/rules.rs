@@ -2,12 +2,10 @@
 
 use std::net::SocketAddr;
 
+use memkv_engine::{DRIVE_BYTES_MIN, EXTENT_BYTES_RANGE, SLAB_BYTES_RANGE};
 use memkv_settings::{ByteSize, Secret, Wrong, range};
 
 use super::raw::Rule;
-
-/// Whole pages: what O_DIRECT, huge pages and NICs need.
-pub(super) const PAGE_BYTES: u64 = 4096;
 
 pub(super) fn admin_port_exists(address: &SocketAddr) -> Rule {
     if address.port() < u16::MAX {
@@ -20,21 +18,13 @@ pub(super) fn admin_port_exists(address: &SocketAddr) -> Rule {
 }
 
 pub(super) fn slab_size(size: &ByteSize) -> Rule {
-    range(
-        size,
-        ByteSize::kib(64),
-        ByteSize::gib(1),
-        "2 MiB suits most",
-    )
+    let (low, high) = SLAB_BYTES_RANGE;
+    range(size, ByteSize(low), ByteSize(high), "2 MiB suits most")
 }
 
 pub(super) fn extent_size(size: &ByteSize) -> Rule {
-    range(
-        size,
-        ByteSize::kib(64),
-        ByteSize::mib(64),
-        "4 MiB suits most",
-    )
+    let (low, high) = EXTENT_BYTES_RANGE;
+    range(size, ByteSize(low), ByteSize(high), "4 MiB suits most")
 }
 
 pub(super) fn pool_size(size: &ByteSize) -> Rule {
@@ -60,11 +50,13 @@ pub(super) fn memory_capacity(size: &Option<ByteSize>) -> Rule {
 
 pub(super) fn drive_capacity(size: &Option<ByteSize>) -> Rule {
     match size {
-        Some(size) if *size < ByteSize::mib(16) => Err(Wrong::new(
-            "16 MiB or more",
+        Some(size) => range(
+            size,
+            ByteSize(DRIVE_BYTES_MIN),
+            ByteSize::gib(64 << 10),
             "remove the line to use the whole drive",
-        )),
-        _ => Ok(()),
+        ),
+        None => Ok(()),
     }
 }
 

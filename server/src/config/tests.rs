@@ -125,7 +125,7 @@ fn the_effective_table_names_every_source() {
         storage.max_size             -                      default
         storage.sync                 everysec               default
         storage.eviction             on                     default
-        storage.verify               writes                 default
+        storage.verify               always                 default
         storage.drives[0].media      /tmp/d0                c.yaml:6
         storage.drives[0].max_size   4 GiB                  default
         storage.drives[1].media      /tmp/d1                c.yaml:7
@@ -305,7 +305,7 @@ fn every_value_outside_its_bound_is_told_at_once() {
             c.yaml:5: network.admin_token is (not shown), but must be 16 characters or more; make one with: openssl rand -hex 32
             c.yaml:6: network.node_id is a b, but must be at most 64 letters, digits and . _ : - [ ]; a host name will do
             c.yaml:3: network.threads is 2000, but must be 0 to 1024; 0 takes one per core
-            c.yaml:8: memory.block_size is 1 KiB, but must be 64 KiB to 1 GiB; 2 MiB suits most
+            c.yaml:8: memory.block_size is 1 KiB, but must be 64 KiB to 64 MiB; 2 MiB suits most
             c.yaml:9: memory.max_size is 1 XB, but must be a size; write bytes or a number with B, KiB, KB, MiB, MB, GiB, GB, TiB, TB
             c.yaml:10: memory.hugepages is yes, but must be auto | required | off
             c.yaml:12: rdma.enabled is maybe, but must be auto | true | false
@@ -322,14 +322,14 @@ fn every_value_outside_its_bound_is_told_at_once() {
             c.yaml:23: rdma.num_worker_threads is 0, but must be 1 to 4096; 64 suits most
             c.yaml:24: rdma.num_responder_threads is many, but must be a whole number from 0 to 4294967295
             c.yaml:26: storage.mode is disk, but must be direct | file | memory
-            c.yaml:27: storage.block_size is 1 GiB, but must be 64 KiB to 64 MiB; 4 MiB suits most
+            c.yaml:27: storage.block_size is 1 GiB, but must be 64 KiB to 16 MiB; 4 MiB suits most
             c.yaml:28: storage.flap_threshold is 0, but must be 1 to 1000000; 5 suits most
             c.yaml:29: storage.max_size is 1 B, but must be 1 MiB to 64 TiB; lower it to free RAM
             c.yaml:30: storage.sync is sometimes, but must be always | everysec | no
             c.yaml:31: storage.eviction is lru, but must be on | off
-            c.yaml:32: storage.verify is never, but must be writes | always
+            c.yaml:32: storage.verify is never, but must be always | unclean
             c.yaml:34: storage.drives[0].media is a list, but must be a single value (path)
-            c.yaml:34: storage.drives[0].max_size is 1 MiB, but must be 16 MiB or more; remove the line to use the whole drive
+            c.yaml:34: storage.drives[0].max_size is 1 MiB, but must be 16 MiB to 64 TiB; remove the line to use the whole drive
             c.yaml:36: limits.max_connections is 0, but must be 1 to 4194304; each needs a file descriptor
             c.yaml:37: limits.max_in_flight is big, but must be a size; write bytes or a number with B, KiB, KB, MiB, MB, GiB, GB, TiB, TB
             c.yaml:38: limits.drain_seconds is 1d, but must be a whole number from 0 to 4294967295
@@ -514,21 +514,29 @@ fn otel_variable_counts_only_where_nothing_of_ours_names_a_collector() {
 }
 
 #[test]
-fn sizes_become_whole_pages_and_the_pool_whole_slabs() {
-    let yaml = small("memory: { block_size: 2 MB, max_size: 100 MB }\n")
+fn blocks_become_powers_of_two_and_the_pool_whole_slabs() {
+    let yaml = small("memory: { block_size: 2 MB, max_size: 101 MB }\n")
         .replace("mode: file", "mode: file\n  block_size: 4 MB");
     let config = load(&yaml, &Environment::default()).unwrap();
-    assert_eq!(config.storage.extent_bytes, 4_001_792);
-    assert_eq!(config.memory.block_bytes, 2_002_944);
-    assert_eq!(config.memory.pool_bytes, 49 * 2_002_944);
+    assert_eq!(config.storage.extent_bytes, 4 << 20);
+    assert_eq!(config.memory.block_bytes, 2 << 20);
+    assert_eq!(config.memory.pool_bytes, 48 * (2 << 20));
     let shown = config
         .effective()
         .iter()
         .find(|v| v.path == "storage.block_size")
         .unwrap();
-    assert_eq!(shown.value, "3908 KiB (rounded up from 4 MB)");
-    assert_eq!(config.limits.max_in_flight_bytes, 49 * 2_002_944 / 2);
+    assert_eq!(shown.value, "4 MiB (rounded up from 4 MB)");
+    assert_eq!(config.limits.max_in_flight_bytes, 24 * (2 << 20));
     assert_eq!(config.telemetry.slow.base, Duration::from_millis(10));
+}
+
+#[test]
+fn more_drives_than_a_store_can_have_are_refused() {
+    let drives: String = (1..65)
+        .map(|n| format!("    - media: /tmp/d{n}\n"))
+        .collect();
+    check(&small(&drives), expect!["storage.drives has 65 entries, but must have at most 64; run a second server for the others"]);
 }
 
 #[test]
