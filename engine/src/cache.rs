@@ -1,14 +1,39 @@
 //! The hot tier: recently read or written values in slabs, S3-FIFO.
+//!
+//! A value comes in at the tail of the *small*, probationary queue. At its head it moves on to
+//! the *main* queue if it was read meanwhile, else it leaves and its fingerprint is kept in the
+//! *ghost*; a key that comes back while its ghost is there goes to the main queue directly. At
+//! the head of the main queue a value that was read goes round again, once per read up to 3.
+//! The small queue has 30 % of the bytes: on public LLM traces that ties with LRU, where 10 %
+//! loses a third of the prefix hits.
+//!
+//! Shards only divide the lock. Which entry leaves is decided over all of them, by the order in
+//! which entries came in, so that a tier of a few large values evicts the oldest as well. The
+//! hit path takes one shard's lock and changes two fields of the entry.
+//!
+//! Bytes are those that leases occupy in the pool. The cache holds a share of each value, so
+//! memory of an evicted value comes back when its last reader is done.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::index::KeyHash;
 use crate::slab::ReadMemory;
+
+mod queue;
+mod shard;
+#[cfg(test)]
+mod tests;
+
+use shard::{Entry, Queue, Shard};
+
+const SHARDS_MAX: usize = 256;
 
 /// How the hot tier is sized.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheConfig {
     /// Bytes of pool memory that entries may occupy.
     pub capacity_bytes: usize,
-    /// Share of the probationary queue, in percent: 10 to 50.
+    /// Share of the probationary queue, in percent, clamped to 10 to 50; 30 is good.
     pub small_percent: u8,
     /// Shards; rounded up to a power of two, at most 256.
     pub shards: usize,
@@ -51,7 +76,7 @@ pub struct Evicted<M> {
     pub was_read: bool,
 }
 
-/// Counters since the start.
+/// Counters; all but the first two since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheCounts {
     /// Entries now.
@@ -70,53 +95,211 @@ pub struct CacheCounts {
 
 /// The hot tier; shared by reference between threads.
 pub struct Cache<M> {
-    _meta: std::marker::PhantomData<M>,
+    shards: Box<[Shard<M>]>,
+    capacity_bytes: usize,
+    small_percent: usize,
+    /// Numbers entries as they come in or go round.
+    sequence: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Bytes of the two queues; what is kept is in neither.
+    small_bytes: AtomicUsize,
+    main_bytes: AtomicUsize,
+}
+
+impl<M> std::fmt::Debug for Cache<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<M: Clone> Cache<M> {
     /// An empty one.
-    pub fn new(_config: &CacheConfig) -> Self {
-        todo!()
+    pub fn new(config: &CacheConfig) -> Self {
+        let shards = config.shards.clamp(1, SHARDS_MAX).next_power_of_two();
+        Self {
+            shards: (0..shards).map(|_| Shard::new()).collect(),
+            capacity_bytes: config.capacity_bytes,
+            small_percent: usize::from(config.small_percent.clamp(10, 50)),
+            sequence: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            small_bytes: AtomicUsize::new(0),
+            main_bytes: AtomicUsize::new(0),
+        }
     }
+
+    fn shard(&self, hash: KeyHash) -> &Shard<M> {
+        // Other bits than those by which the index takes its shard and buckets.
+        &self.shards[(hash.0 >> 64) as usize & (self.shards.len() - 1)]
+    }
+
+    fn queue_bytes(&self, queue: Queue) -> Option<&AtomicUsize> {
+        match queue {
+            Queue::Small => Some(&self.small_bytes),
+            Queue::Main => Some(&self.main_bytes),
+            Queue::Kept => None,
+        }
+    }
+
+    fn count_in(&self, queue: Queue, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.queue_bytes(queue)
+            .map(|sum| sum.fetch_add(bytes, Ordering::Relaxed));
+    }
+
+    fn count_out(&self, queue: Queue, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.queue_bytes(queue)
+            .map(|sum| sum.fetch_sub(bytes, Ordering::Relaxed));
+    }
+
     /// Looks a value up and notes that it was read.
-    pub fn get(&self, _key: &CacheKey<'_>) -> Option<Hit<M>> {
-        todo!()
+    pub fn get(&self, key: &CacheKey<'_>) -> Option<Hit<M>> {
+        self.shard(key.hash).get(key, true)
     }
+
     /// Looks a value up without noting it.
-    pub fn peek(&self, _key: &CacheKey<'_>) -> Option<Hit<M>> {
-        todo!()
+    pub fn peek(&self, key: &CacheKey<'_>) -> Option<Hit<M>> {
+        self.shard(key.hash).get(key, false)
     }
+
     /// Puts a value in place of the key's last one, which it returns; evicts what exceeds the
-    /// capacity into `evicted`. With `keep`, it is never evicted (class durable in memory mode).
+    /// capacity into `evicted`. With `keep`, it is never evicted (class durable in memory mode),
+    /// and kept entries alone may exceed the capacity: the pool bounds them.
+    ///
+    /// `evicted` is called under no lock.
     pub fn insert(
         &self,
-        _key: &CacheKey<'_>,
-        _memory: ReadMemory,
-        _meta: M,
-        _keep: bool,
-        _evicted: &mut dyn FnMut(Evicted<M>),
+        key: &CacheKey<'_>,
+        memory: ReadMemory,
+        meta: M,
+        keep: bool,
+        evicted: &mut dyn FnMut(Evicted<M>),
     ) -> Option<Hit<M>> {
-        todo!()
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let entry = Entry::new(key, memory, meta, sequence);
+        let bytes = entry.bytes();
+        let before = self
+            .shard(key.hash)
+            .insert(entry, keep, &mut |queue, bytes_before| {
+                self.count_in(queue.now, bytes);
+                if let Some(was) = queue.before {
+                    self.count_out(was, bytes_before);
+                }
+            });
+        let excess = self
+            .bytes
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.capacity_bytes);
+        if excess > 0 {
+            self.evict_down_to(self.capacity_bytes, excess, evicted);
+        }
+        // Another key with the same hash gave way: that's an eviction.
+        let before = before?;
+        if before.is(key) {
+            return Some(before.into_hit());
+        }
+        evicted(before.into_evicted());
+        None
     }
+
     /// Takes a value out.
-    pub fn remove(&self, _key: &CacheKey<'_>) -> Option<Hit<M>> {
-        todo!()
+    pub fn remove(&self, key: &CacheKey<'_>) -> Option<Hit<M>> {
+        self.remove_if(key, |_| true)
     }
-    /// Takes a value out if `condition` says so of it.
+
+    /// Takes a value out if `condition`, called under the shard's lock, says so of it.
     pub fn remove_if(
         &self,
-        _key: &CacheKey<'_>,
-        _condition: impl FnOnce(&M) -> bool,
+        key: &CacheKey<'_>,
+        condition: impl FnOnce(&M) -> bool,
     ) -> Option<Hit<M>> {
-        todo!()
+        let (entry, queue) = self.shard(key.hash).remove_if(key, condition)?;
+        self.count_out(queue, entry.bytes());
+        Some(entry.into_hit())
     }
-    /// Evicts entries until they occupied `bytes`; returns what they did. Memory that a reader
-    /// still has comes back later.
-    pub fn evict(&self, _bytes: usize, _evicted: &mut dyn FnMut(Evicted<M>)) -> usize {
-        todo!()
+
+    /// Evicts entries until they occupied `bytes`, and returns what they did: less, if nothing
+    /// else can be evicted. Memory that a reader still has comes back later.
+    ///
+    /// `evicted` is called under no lock.
+    pub fn evict(&self, bytes: usize, evicted: &mut dyn FnMut(Evicted<M>)) -> usize {
+        self.evict_down_to(0, bytes, evicted)
     }
+
+    /// Evicts up to `bytes`, but nothing once the tier is at `floor_bytes`.
+    fn evict_down_to(
+        &self,
+        floor_bytes: usize,
+        bytes: usize,
+        evicted: &mut dyn FnMut(Evicted<M>),
+    ) -> usize {
+        let mut freed = 0;
+        while freed < bytes && self.bytes.load(Ordering::Relaxed) > floor_bytes {
+            match self.evict_one() {
+                Step::Evicted(entry, occupied) => {
+                    freed += occupied;
+                    evicted(entry);
+                }
+                Step::Again => {}
+                Step::Nothing => break,
+            }
+        }
+        freed
+    }
+
+    /// Takes the oldest entry of the queue that is over its share, and decides on it. Each step
+    /// evicts, or uses up a read of an entry, so a run of steps ends.
+    fn evict_one(&self) -> Step<M> {
+        let small = self.small_bytes.load(Ordering::Relaxed);
+        let main = self.main_bytes.load(Ordering::Relaxed);
+        let small_first = small * 100 >= (small + main) * self.small_percent;
+        let order = match small_first {
+            true => [Queue::Small, Queue::Main],
+            false => [Queue::Main, Queue::Small],
+        };
+        let oldest = order.into_iter().find_map(|queue| {
+            let heads = self.shards.iter().map(|shard| (shard.head(queue), shard));
+            let (head, shard) = heads.min_by_key(|(head, _)| *head)?;
+            (head != usize::MAX).then_some((queue, shard))
+        });
+        let Some((queue, shard)) = oldest else {
+            return Step::Nothing;
+        };
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        match shard.decide(queue, sequence) {
+            shard::Decision::Evict(entry) => {
+                let bytes = entry.bytes();
+                self.count_out(queue, bytes);
+                Step::Evicted(entry.into_evicted(), bytes)
+            }
+            shard::Decision::ToMain(bytes) => {
+                self.count_in(Queue::Main, bytes);
+                self.count_out(queue, bytes);
+                Step::Again
+            }
+            // Somebody took it out meanwhile.
+            shard::Decision::Gone => Step::Again,
+        }
+    }
+
     /// Counters.
     pub fn counts(&self) -> CacheCounts {
-        todo!()
+        let mut counts = CacheCounts {
+            bytes: self.bytes.load(Ordering::Relaxed),
+            ..CacheCounts::default()
+        };
+        self.shards
+            .iter()
+            .for_each(|shard| shard.add_counts(&mut counts));
+        counts
     }
+}
+
+/// What one step of eviction did.
+enum Step<M> {
+    Evicted(Evicted<M>, usize),
+    Again,
+    Nothing,
 }

@@ -1,28 +1,38 @@
 //! Where each key's value lies: the store's index, in RAM, sharded.
 //!
-//! (Layout and promises are documented with the implementation.)
+//! A slot is 16 bytes: 56 bits of the key's hash beside the bits that pick its shard, and a
+//! location. The index never sees a key: what it finds is right but for a chance of n × 2⁻⁶² for
+//! n keys in 64 shards (10⁹ keys: 2 × 10⁻¹⁰), and a reader compares the key that lies with the
+//! value. Two keys that agree in all those bits share one entry, so the later put wins; with
+//! 10⁷ keys that happens to one store in 90,000.
+//!
+//! A location carries its segment's generation: [`Index::reclaim_segment`] makes all entries of
+//! a segment vanish at once, without touching them. Their slots are reused or swept later, and
+//! always before the generation, a byte, comes round again.
+//!
+//! Lookups take no lock; changes take their shard's. Growth adds one bucket at a time, so no
+//! change ever takes long. Nothing here waits, and iteration order means nothing.
 
-/// Random bytes of a store, from its superblock: nobody outside can aim at a bucket.
-#[derive(Clone, Copy)]
-pub struct StoreKey(pub [u8; 32]);
+use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Keyed hash of namespace and key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct KeyHash(pub u128);
+use parking_lot::Mutex;
 
-/// Hashes keys for one store: xxh3-128 with a secret derived from the store's key.
-pub struct KeyHasher {}
+mod hash;
+#[expect(unsafe_code, reason = "prefetches bucket lines; see the module docs")]
+mod prefetch;
+mod shard;
+#[cfg(test)]
+mod tests;
 
-impl KeyHasher {
-    /// Derives the secret.
-    pub fn new(_key: &StoreKey) -> Self {
-        todo!()
-    }
-    /// Hashes a key of a namespace.
-    pub fn hash(&self, _namespace: u32, _key: &[u8]) -> KeyHash {
-        todo!()
-    }
-}
+pub use hash::{KeyHash, KeyHasher, StoreKey};
+use shard::{MOVES_MASK, Next, Shard, Tag, Words};
+
+/// Shards at most.
+const SHARDS_MAX: usize = 1 << 10;
+/// Lookups in flight at once: enough to hide a miss, few enough to stay in L1.
+const LOOKUP_BATCH: usize = 32;
+/// A segment reclaimed this often since the last whole sweep forces one.
+const RECLAIMS_MAX: u8 = 100;
 
 /// Where a value lies: 64 bits, of which the index keeps all.
 ///
@@ -52,6 +62,36 @@ impl Location {
     pub const SEGMENTS_MAX: usize = 1 << 22;
     /// Bytes of a segment.
     pub const OFFSET_MAX: usize = 1 << 28;
+
+    /// # Panics
+    /// If a field exceeds its bits: geometry is checked when a drive is opened.
+    fn pack(&self) -> (u64, u8) {
+        assert!(
+            usize::from(self.drive_idx) < Self::DRIVES_MAX
+                && (self.segment_idx as usize) < Self::SEGMENTS_MAX
+                && (self.offset as usize) < Self::OFFSET_MAX
+                && self.offset % 16 == 0
+                && self.kind < 16,
+            "no slot can hold {self:?}"
+        );
+        let word = u64::from(self.drive_idx) << 58
+            | u64::from(self.segment_idx) << 36
+            | u64::from(self.offset / 16) << 12
+            | u64::from(self.generation) << 4
+            | u64::from(self.kind);
+        (word, self.hint)
+    }
+
+    fn unpack(word: u64, hint: u8) -> Self {
+        Self {
+            drive_idx: (word >> 58) as u8,
+            segment_idx: (word >> 36) as u32 & (Self::SEGMENTS_MAX as u32 - 1),
+            offset: (word >> 12) as u32 % (1 << 24) * 16,
+            generation: (word >> 4) as u8,
+            kind: word as u8 & 15,
+            hint,
+        }
+    }
 }
 
 /// What an index is made for.
@@ -87,7 +127,7 @@ pub enum If {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor(pub u64);
 
-/// A slot as a checkpoint keeps it: 16 bytes, meaningful for this shard count alone.
+/// An entry as a scan gives it and a checkpoint keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// What the index knows of the hash: enough to put the slot back.
@@ -96,65 +136,294 @@ pub struct Entry {
     pub location: Location,
 }
 
-/// The bits of a [`KeyHash`] that the index keeps: the shard's bits and 56 more.
+/// The bits of a [`KeyHash`] that the index keeps, the others 0: bits 8 to 63, and at the top
+/// those of the shard. Good for an index with at most as many shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PartialHash(pub u128);
 
+/// How far the sweep of dead entries has come.
+#[derive(Debug, Default)]
+struct Sweep {
+    shard_idx: usize,
+    bucket_idx: u32,
+    /// Reclaims of each segment since the last whole pass, drive after drive.
+    reclaims: Vec<Vec<u8>>,
+}
+
 /// The index; shared by reference between threads.
-pub struct Index {}
+#[derive(Debug)]
+pub struct Index {
+    shards: Box<[Shard]>,
+    shard_bits: u32,
+    generations: Vec<Box<[AtomicU8]>>,
+    segment_count: usize,
+    sweep: Mutex<Sweep>,
+}
 
 impl Index {
-    /// An empty index.
-    pub fn new(_config: &IndexConfig) -> Self {
-        todo!()
+    /// An empty index; about 28 KiB per shard.
+    ///
+    /// # Panics
+    /// If there are more drives or segments than a [`Location`] can name.
+    pub fn new(config: &IndexConfig) -> Self {
+        assert!(
+            config.segments.len() <= Location::DRIVES_MAX,
+            "more drives than a slot names"
+        );
+        assert!(
+            config
+                .segments
+                .iter()
+                .all(|count| *count <= Location::SEGMENTS_MAX),
+            "more segments than a slot names"
+        );
+        let shards = config.shards.clamp(1, SHARDS_MAX).next_power_of_two();
+        let zeroes = |count: &usize| (0..*count).map(|_| AtomicU8::new(0)).collect();
+        let reclaims = config
+            .segments
+            .iter()
+            .map(|count| vec![0; *count])
+            .collect();
+        Self {
+            shards: (0..shards).map(|_| Shard::new()).collect(),
+            shard_bits: shards.ilog2(),
+            generations: config.segments.iter().map(zeroes).collect(),
+            segment_count: config.segments.iter().sum(),
+            sweep: Mutex::new(Sweep {
+                reclaims,
+                ..Sweep::default()
+            }),
+        }
     }
-    /// Live entries, and stale ones not yet swept.
+
+    /// Entries, with dead ones that were not swept yet.
     pub fn len(&self) -> usize {
-        todo!()
+        self.shards.iter().map(Shard::len).sum()
     }
+
     /// True without entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
     /// Bytes of RAM.
     pub fn bytes(&self) -> usize {
-        todo!()
+        let sweep = self.segment_count * (size_of::<AtomicU8>() + size_of::<u8>());
+        self.shards.iter().map(Shard::bytes).sum::<usize>() + sweep
     }
-    /// Looks one key up.
-    pub fn get(&self, _hash: KeyHash) -> Option<Location> {
-        todo!()
+
+    #[inline]
+    fn shard_idx(&self, hash: KeyHash) -> usize {
+        // In two steps, because a shift by all 64 bits is none.
+        ((hash.0 >> 64) as u64 >> 1 >> (63 - self.shard_bits)) as usize
     }
-    /// Looks many up, prefetching; `out` must be as long as `hashes`.
-    pub fn get_many(&self, _hashes: &[KeyHash], _out: &mut [Option<Location>]) {
-        todo!()
+
+    #[inline]
+    fn locate(&self, hash: KeyHash) -> (&Shard, Tag) {
+        // Tag 0 means empty; that hash shares tag 1 with another.
+        (
+            &self.shards[self.shard_idx(hash)],
+            Tag((hash.0 as u64 >> 8).max(1)),
+        )
     }
-    /// Puts an entry, where the condition holds.
-    pub fn put(&self, _hash: KeyHash, _location: Location, _condition: If) -> Change {
-        todo!()
+
+    /// Whether the location is of its segment's generation.
+    #[inline]
+    fn live(&self, word: u64) -> bool {
+        let location = Location::unpack(word, 0);
+        let segments = self.generations.get(usize::from(location.drive_idx));
+        let generation = segments.and_then(|all| all.get(location.segment_idx as usize));
+        generation.is_some_and(|now| now.load(Ordering::Relaxed) == location.generation)
     }
+
+    #[inline]
+    fn read(&self, shard: &Shard, tag: Tag) -> Option<Location> {
+        let words = shard.get(tag)?;
+        self.live(words.location).then(|| words.unpack())
+    }
+
+    /// Looks one key up: one or two cache misses, no lock.
+    pub fn get(&self, hash: KeyHash) -> Option<Location> {
+        let (shard, tag) = self.locate(hash);
+        self.read(shard, tag)
+    }
+
+    /// Looks many up; the misses of a batch overlap.
+    ///
+    /// # Panics
+    /// If `out` is not as long as `hashes`.
+    pub fn get_many(&self, hashes: &[KeyHash], out: &mut [Option<Location>]) {
+        assert_eq!(hashes.len(), out.len(), "one result per hash");
+        let batches = hashes
+            .chunks(LOOKUP_BATCH)
+            .zip(out.chunks_mut(LOOKUP_BATCH));
+        for (hashes, out) in batches {
+            for hash in hashes {
+                let (shard, tag) = self.locate(*hash);
+                shard.prefetch(tag);
+            }
+            for (hash, out) in hashes.iter().zip(out) {
+                *out = self.get(*hash);
+            }
+        }
+    }
+
+    /// Puts an entry, where the condition holds. One whose generation is not its segment's
+    /// (any more) is as good as absent.
+    ///
+    /// # Panics
+    /// If a field of the location exceeds its bits.
+    pub fn put(&self, hash: KeyHash, location: Location, condition: If) -> Change {
+        let (shard, tag) = self.locate(hash);
+        shard.change(tag, Some(&location), condition, &|word| self.live(word))
+    }
+
     /// Removes an entry, where the condition holds.
-    pub fn remove(&self, _hash: KeyHash, _condition: If) -> Change {
-        todo!()
+    pub fn remove(&self, hash: KeyHash, condition: If) -> Change {
+        let (shard, tag) = self.locate(hash);
+        shard.change(tag, None, condition, &|word| self.live(word))
     }
-    /// As [`Index::put`] for a slot read from a checkpoint.
-    pub fn restore(&self, _entry: Entry, _condition: If) -> Change {
-        todo!()
+
+    /// As [`Index::put`] for an entry from a checkpoint.
+    pub fn restore(&self, entry: Entry, condition: If) -> Change {
+        self.put(KeyHash(entry.partial_hash.0), entry.location, condition)
     }
-    /// The generation that locations in a segment must have now.
-    pub fn generation(&self, _drive_idx: u8, _segment_idx: u32) -> u8 {
-        todo!()
+
+    /// The generation that locations in a segment have now.
+    ///
+    /// # Panics
+    /// If there is no such segment.
+    pub fn generation(&self, drive_idx: u8, segment_idx: u32) -> u8 {
+        self.segment(drive_idx, segment_idx).load(Ordering::Relaxed)
     }
-    /// Sets a segment's generation, at recovery, before any entry of it is put.
-    pub fn set_generation(&self, _drive_idx: u8, _segment_idx: u32, _generation: u8) {
-        todo!()
+
+    /// Sets a segment's generation: at recovery, before an entry of it is put.
+    ///
+    /// # Panics
+    /// If there is no such segment.
+    pub fn set_generation(&self, drive_idx: u8, segment_idx: u32, generation: u8) {
+        self.segment(drive_idx, segment_idx)
+            .store(generation, Ordering::Relaxed);
     }
-    /// Starts a segment's next generation: all entries in it are gone at once. Returns it.
-    pub fn reclaim_segment(&self, _drive_idx: u8, _segment_idx: u32) -> u8 {
-        todo!()
+
+    /// Starts a segment's next generation and returns it: all entries in it are gone at once.
+    /// Sweeps a share of the slots, so that none outlives 256 generations.
+    ///
+    /// # Panics
+    /// If there is no such segment.
+    pub fn reclaim_segment(&self, drive_idx: u8, segment_idx: u32) -> u8 {
+        let mut sweep = self.sweep.lock();
+        let segment = self.segment(drive_idx, segment_idx);
+        let generation = segment.load(Ordering::Relaxed).wrapping_add(1);
+        segment.store(generation, Ordering::Relaxed);
+        let reclaims = &mut sweep.reclaims[usize::from(drive_idx)][segment_idx as usize];
+        *reclaims += 1;
+        let buckets = self
+            .shards
+            .iter()
+            .map(|shard| shard.bucket_count() as usize)
+            .sum::<usize>();
+        // In write order each segment is reclaimed once in segment_count reclaims: a whole pass
+        // then takes 64 generations. One that is reclaimed again and again forces passes.
+        let quota = match *reclaims >= RECLAIMS_MAX {
+            true => usize::MAX,
+            false => buckets / (64 * self.segment_count) + 1,
+        };
+        self.sweep_some(&mut sweep, quota);
+        generation
     }
-    /// Visits live entries from a cursor on until `limit` were seen; `None` at the end. An
-    /// entry present throughout is seen at least once.
-    pub fn scan(&self, _cursor: Cursor, _limit: usize, _out: &mut Vec<Entry>) -> Option<Cursor> {
-        todo!()
+
+    fn sweep_some(&self, sweep: &mut Sweep, quota: usize) {
+        for _ in 0..quota {
+            let shard = &self.shards[sweep.shard_idx];
+            if sweep.bucket_idx < shard.bucket_count() {
+                shard.sweep(sweep.bucket_idx, &|word| self.live(word));
+                sweep.bucket_idx += 1;
+                continue;
+            }
+            (sweep.shard_idx, sweep.bucket_idx) = (sweep.shard_idx + 1, 0);
+            if sweep.shard_idx == self.shards.len() {
+                sweep.shard_idx = 0;
+                sweep.reclaims.iter_mut().for_each(|drive| drive.fill(0));
+                return;
+            }
+        }
+    }
+
+    fn segment(&self, drive_idx: u8, segment_idx: u32) -> &AtomicU8 {
+        &self.generations[usize::from(drive_idx)][segment_idx as usize]
+    }
+
+    /// Appends live entries to `out` from a cursor on, until at least `limit` came; `None` at the
+    /// end. An entry that is there all the time comes at least once, however much changes
+    /// meanwhile; it may come twice.
+    pub fn scan(&self, cursor: Cursor, limit: usize, out: &mut Vec<Entry>) -> Option<Cursor> {
+        let mut at = Position::of(cursor);
+        let end = out.len().saturating_add(limit.max(1));
+        while out.len() < end {
+            let shard = self.shards.get(at.shard_idx)?;
+            if at.bucket_idx == 0 {
+                at.moves = shard.moves();
+            }
+            let shard_idx = at.shard_idx;
+            let mut visit = |words: Words| {
+                if self.live(words.location) {
+                    out.push(self.entry(shard_idx, words));
+                }
+            };
+            match shard.scan(at.bucket_idx, at.moves, &mut visit) {
+                Next::Bucket(bucket_idx) => at.bucket_idx = bucket_idx,
+                Next::Again => at.bucket_idx = 0,
+                Next::Shard => {
+                    at = Position {
+                        shard_idx: shard_idx + 1,
+                        ..Position::default()
+                    }
+                }
+            }
+        }
+        (at.shard_idx < self.shards.len()).then(|| at.cursor())
+    }
+
+    fn entry(&self, shard_idx: usize, words: Words) -> Entry {
+        let shard = (shard_idx as u128) << 1 << (127 - self.shard_bits);
+        let partial_hash = PartialHash(shard | u128::from(words.tag().0 << 8));
+        Entry {
+            partial_hash,
+            location: words.unpack(),
+        }
+    }
+}
+
+impl KeyHash {
+    /// What an index with `shards` shards keeps of this hash.
+    pub fn partial(self, shards: usize) -> PartialHash {
+        let shard_bits = shards.clamp(1, SHARDS_MAX).next_power_of_two().ilog2();
+        let kept = !(u128::MAX >> shard_bits);
+        let tag = u128::from((self.0 as u64 >> 8).max(1) << 8);
+        PartialHash(self.0 & kept | tag)
+    }
+}
+
+/// A cursor's parts: moves 24 bits, shard 12, bucket 28.
+#[derive(Clone, Copy, Debug, Default)]
+struct Position {
+    shard_idx: usize,
+    bucket_idx: u32,
+    moves: u32,
+}
+
+impl Position {
+    fn of(cursor: Cursor) -> Self {
+        Self {
+            moves: (cursor.0 >> 40) as u32,
+            shard_idx: (cursor.0 >> 28) as usize & 0xFFF,
+            bucket_idx: cursor.0 as u32 & ((1 << 28) - 1),
+        }
+    }
+
+    fn cursor(self) -> Cursor {
+        let moves = u64::from(self.moves & MOVES_MASK);
+        Cursor(moves << 40 | (self.shard_idx as u64) << 28 | u64::from(self.bucket_idx))
     }
 }

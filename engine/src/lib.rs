@@ -7,7 +7,6 @@ mod config;
 mod engine;
 mod entry;
 mod error;
-#[expect(unsafe_code, reason = "prefetches bucket lines; see the module docs")]
 pub mod index;
 mod lease;
 #[expect(unsafe_code, reason = "owns the mmaps; see the module docs")]

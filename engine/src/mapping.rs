@@ -341,3 +341,6 @@ fn map_plain(bytes: usize) -> Result<NonNull<u8>, MapError> {
         Ok(base)
     }
 }
+
+#[cfg(test)]
+mod tests;
