@@ -1,0 +1,263 @@
+//! The program as a user meets it: what goes to stdout, what to stderr, and how it ends.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use expect_test::{Expect, expect};
+
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+/// memkv in an empty environment, its home and working directory in `home`.
+fn memkv(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memkv"));
+    command
+        .env_clear()
+        .env("HOME", home)
+        .current_dir(home)
+        .args(arguments);
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(home: &Path, arguments: &[&str]) -> Output {
+    memkv(home, arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Runs memkv on a configuration; expects an exit code and what stderr says.
+fn check(yaml: &str, arguments: &[&str], code: i32, expected: Expect) {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("c.yaml"), yaml).unwrap();
+    let arguments = [&["start", "--config", "c.yaml"], arguments].concat();
+    let output = run(home.path(), &arguments);
+    assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+    expected.assert_eq(&text(&output.stderr));
+}
+
+#[test]
+fn check_prints_the_table_and_starts_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let output = run(home.path(), &["start", "--dev", "--check"]);
+    assert_eq!(output.status.code(), Some(0));
+    let table = text(&output.stdout);
+    assert!(table.starts_with("KEY "), "{table}");
+    for row in [
+        "network.address",
+        "rdma.traffic_class",
+        "storage.drives[0].media",
+        "license",
+    ] {
+        assert!(
+            table
+                .lines()
+                .any(|line| line.split_whitespace().next() == Some(row)),
+            "{row}"
+        );
+    }
+    assert!(!table.contains(KEY));
+    assert_eq!(
+        fs::read_dir(home.path()).unwrap().count(),
+        0,
+        "no key, no data"
+    );
+}
+
+#[test]
+fn check_prints_json_for_programs() {
+    let home = tempfile::tempdir().unwrap();
+    let output = memkv(home.path(), &["start", "--dev", "--check", "--json"])
+        .env("MEMKV_AUTH_KEY", KEY)
+        .output()
+        .unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["values"]["network.address"]["value"], "127.0.0.1:9900");
+    assert_eq!(
+        json["values"]["network.auth_key"]["from"],
+        "env MEMKV_AUTH_KEY"
+    );
+    assert!(!text(&output.stdout).contains(&KEY[..16]));
+
+    fs::write(home.path().join("c.yaml"), "rmda: {}\n").unwrap();
+    let output = run(
+        home.path(),
+        &["start", "--config", "c.yaml", "--check", "--json"],
+    );
+    assert_eq!(output.status.code(), Some(3));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        json["problems"][0],
+        "c.yaml:1: unknown key rmda; did you mean rdma?"
+    );
+}
+
+#[test]
+fn a_refused_configuration_ends_with_3_and_says_everything() {
+    let file = "network: { address: 127.0.0.1:0 }\nrdma: { enabled: false }\nstorage: { mode: file, drives: [{ media: d }] }\n";
+    let yaml = file
+        .replace("false", "false, trafic_class: 3")
+        .replace("file", "disk");
+    check(&yaml, &[], 3, expect![[r#"
+        memkv: the configuration has 2 problems:
+          c.yaml:2: unknown key trafic_class in rdma; did you mean traffic_class?
+          c.yaml:3: storage.mode is disk, but must be direct | file | memory
+    "#]]);
+    check(&yaml, &["--check"], 3, expect![[r#"
+        memkv: the configuration has 2 problems:
+          c.yaml:2: unknown key trafic_class in rdma; did you mean traffic_class?
+          c.yaml:3: storage.mode is disk, but must be direct | file | memory
+    "#]]);
+    check("a: [", &["--check"], 3, expect![[r#"
+        memkv: the configuration has 1 problem:
+          c.yaml:2:1: not YAML: while parsing a node, did not find expected node content
+    "#]]);
+    check(&file.replace("127.0.0.1:0", "0.0.0.0:0"), &[], 3, expect![[r#"
+        memkv: the configuration has 1 problem:
+          network.auth_key is not set, but network.address 0.0.0.0:0 can be reached from other hosts; set it or MEMKV_AUTH_KEY to 64 hexadecimal digits (make one with: openssl rand -hex 32), or listen on 127.0.0.1
+    "#]]);
+    let home = tempfile::tempdir().unwrap();
+    let output = run(home.path(), &["start", "--config", "none.yaml"]);
+    assert_eq!(output.status.code(), Some(3));
+    expect![[r#"
+        memkv: read the configuration none.yaml
+          because: No such file or directory (os error 2)
+    "#]].assert_eq(&text(&output.stderr));
+}
+
+#[test]
+fn unknown_keys_are_let_through_on_request() {
+    let home = tempfile::tempdir().unwrap();
+    let yaml = "network: { address: 127.0.0.1:0 }\nrdma: { enabled: false, trafic_class: 3 }\nstorage: { mode: file, drives: [{ media: d }] }\n";
+    fs::write(home.path().join("c.yaml"), yaml).unwrap();
+    let arguments = [
+        "start",
+        "--config",
+        "c.yaml",
+        "--check",
+        "--allow-unknown-keys",
+    ];
+    let output = run(home.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0));
+    let warning =
+        "c.yaml:2: unknown key trafic_class in rdma; did you mean traffic_class? (ignored)";
+    assert!(
+        text(&output.stderr).contains(warning),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn wrong_command_lines_end_with_2() {
+    let home = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["nonsense"][..],
+        &[],
+        &["start", "--dev", "--config", "x"],
+        &["start", "--json"],
+        &["completions", "tcsh"],
+    ] {
+        let output = run(home.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(
+            output.stdout.is_empty() && !output.stderr.is_empty(),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn version_names_version_commit_and_features() {
+    let home = tempfile::tempdir().unwrap();
+    for flag in ["--version", "-V"] {
+        let output = run(home.path(), &[flag]);
+        assert_eq!(output.status.code(), Some(0));
+        let version = text(&output.stdout);
+        let (first, features) = version.split_once('\n').unwrap();
+        let start = format!("memkv {} (commit ", env!("CARGO_PKG_VERSION"));
+        let commit = first
+            .strip_prefix(&start)
+            .and_then(|rest| rest.strip_suffix(')'))
+            .unwrap();
+        assert!(commit == "unknown" || commit.len() >= 7, "{first}");
+        assert!(features.starts_with("features: tcp,") && features.contains("without rdma"));
+    }
+}
+
+#[test]
+fn every_verb_has_help_with_examples() {
+    let home = tempfile::tempdir().unwrap();
+    let help = text(&run(home.path(), &["--help"]).stdout);
+    let verbs = help
+        .split("Commands:")
+        .nth(1)
+        .unwrap()
+        .split("Options:")
+        .next()
+        .unwrap();
+    let verbs: Vec<&str> = verbs
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|verb| *verb != "help")
+        .collect();
+    assert!(
+        verbs.contains(&"start") && verbs.contains(&"completions"),
+        "{verbs:?}"
+    );
+    for verb in verbs {
+        let output = run(home.path(), &[verb, "--help"]);
+        assert_eq!(output.status.code(), Some(0), "{verb}");
+        let help = text(&output.stdout);
+        assert!(
+            help.contains("Examples:") || help.contains("Commands:"),
+            "{verb}: {help}"
+        );
+    }
+}
+
+#[test]
+fn completions_name_every_verb() {
+    let home = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(home.path(), &["completions", shell]);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        let script = text(&output.stdout);
+        for word in ["start", "completions", "allow-unknown-keys"] {
+            assert!(script.contains(word), "{shell} lacks {word}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_ends_it_quietly() {
+    let home = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["start", "--dev", "--check"][..],
+        &["completions", "bash"],
+        &["--help"],
+    ] {
+        let mut child = memkv(home.path(), arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let mut stderr = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{arguments:?}");
+        assert!(
+            !stderr.contains("panic") && !stderr.contains("ipe"),
+            "{arguments:?}: {stderr}"
+        );
+    }
+}
