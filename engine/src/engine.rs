@@ -15,6 +15,8 @@ use crate::metrics::EngineMetrics;
 use crate::queue::CompletionQueue;
 use crate::status::EngineStatus;
 
+#[cfg(test)]
+pub(crate) mod harness;
 mod memory;
 mod shared;
 

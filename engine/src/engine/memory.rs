@@ -119,3 +119,6 @@ fn location(version: u64) -> Location {
         hint: (version >> 24) as u8,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+use crate::engine::harness::{Client, value_of};
+use crate::{Attrs, Class, Condition, EngineConfig, PutError};
+
+fn small() -> EngineConfig {
+    EngineConfig {
+        slab_bytes: 64 << 10,
+        ..EngineConfig::memory(8 << 20)
+    }
+}
+
+#[test]
+fn value_is_read_as_it_was_put() {
+    let client = Client::open(small());
+    for len in [0, 1, 100, 4096, 65_535, 65_536, 65_537, 1 << 20] {
+        let value = value_of(len as u64, len);
+        client.put(b"key", &value).expect("put");
+        assert_eq!(
+            client.get(b"key").as_deref(),
+            Some(&value[..]),
+            "{len} bytes"
+        );
+        assert!(client.exists(b"key"));
+    }
+    assert!(client.delete(b"key").expect("delete"));
+    assert_eq!(client.get(b"key"), None);
+    assert!(!client.exists(b"key"));
+    assert!(!client.delete(b"key").expect("delete"));
+}
+
+#[test]
+fn lease_outlives_overwrite_and_delete() {
+    let client = Client::open(small());
+    client.put(b"key", b"old").expect("put");
+    let lease = client.lease(0, b"key").expect("get").expect("a hit");
+    client.put(b"key", b"new").expect("put");
+    client.delete(b"key").expect("delete");
+    assert_eq!(lease.pieces().collect::<Vec<_>>().concat(), b"old");
+}
+
+#[test]
+fn full_store_evicts_what_is_oldest_and_counts_it() {
+    let client = Client::open(small());
+    for idx in 0..200u32 {
+        client
+            .put(&idx.to_le_bytes(), &value_of(idx.into(), 100_000))
+            .expect("put");
+    }
+    let there = (0..200u32)
+        .filter(|idx| client.exists(&idx.to_le_bytes()))
+        .count();
+    assert!(
+        (40..84).contains(&there),
+        "{there} of 200 values of 100 kB fit in 8 MiB"
+    );
+    let status = client.engine.status();
+    assert_eq!(status.evictions, 200 - there as u64);
+    assert_eq!(status.never_read_bytes, status.evictions * 100_000);
+    for idx in 0..200u32 {
+        if client.exists(&idx.to_le_bytes()) {
+            let value = client
+                .get(&idx.to_le_bytes())
+                .expect("what exists can be read");
+            assert_eq!(value, value_of(idx.into(), 100_000));
+        }
+    }
+}
+
+#[test]
+fn full_store_without_eviction_says_no_space_until_something_is_deleted() {
+    let client = Client::open(EngineConfig {
+        eviction: false,
+        ..small()
+    });
+    let mut count = 0u32;
+    let error = loop {
+        match client.put(&count.to_le_bytes(), &value_of(1, 1 << 20)) {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, PutError::NoSpace { .. }), "{error:?}");
+    assert_eq!(count, 8);
+    assert!(client.delete(&3u32.to_le_bytes()).expect("delete"));
+    client
+        .put(b"again", &value_of(2, 1 << 20))
+        .expect("there is room again");
+    assert!(client.exists(&0u32.to_le_bytes()), "nothing was evicted");
+}
+
+#[test]
+fn durable_values_are_not_evicted() {
+    let client = Client::open(small());
+    let durable = Attrs {
+        class: Class::Durable,
+        ..Attrs::default()
+    };
+    client
+        .put_with(0, b"keep", &[1; 100_000], durable, Condition::None)
+        .expect("put");
+    for idx in 0..200u32 {
+        client.put(&idx.to_le_bytes(), &[2; 100_000]).expect("put");
+    }
+    assert_eq!(client.get(b"keep").as_deref(), Some(&[1; 100_000][..]));
+}
+
+#[test]
+fn conditions_are_kept() {
+    let client = Client::open(small());
+    let put =
+        |value: &[u8], condition| client.put_with(0, b"key", value, Attrs::default(), condition);
+    let failed = |result| match result {
+        Err(PutError::ConditionFailed { current }) => current,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(failed(put(b"x", Condition::IfVersion(1))), None);
+    let first = put(b"1", Condition::IfAbsent).expect("absent").version;
+    assert_eq!(failed(put(b"x", Condition::IfAbsent)), Some(first));
+    let second = put(b"2", Condition::IfVersion(first))
+        .expect("the right version")
+        .version;
+    assert!(second > first);
+    assert_eq!(failed(put(b"x", Condition::IfVersion(first))), Some(second));
+    assert_eq!(client.get(b"key").as_deref(), Some(&b"2"[..]));
+}
+
+#[test]
+fn expired_entry_is_a_miss() {
+    let client = Client::open(small());
+    let attrs = Attrs {
+        expiry_ms: 1,
+        ..Attrs::default()
+    };
+    client
+        .put_with(0, b"key", b"old", attrs, Condition::None)
+        .expect("put");
+    assert_eq!(client.get(b"key"), None);
+    assert!(
+        !client.exists(b"key"),
+        "a read that found it expired removed it"
+    );
+    client
+        .put_with(0, b"key", b"new", Attrs::default(), Condition::IfAbsent)
+        .expect("absent");
+}
+
+#[test]
+fn namespaces_never_meet() {
+    let client = Client::open(small());
+    client
+        .put_with(1, b"key", b"one", Attrs::default(), Condition::None)
+        .expect("put");
+    client
+        .put_with(2, b"key", b"two", Attrs::default(), Condition::None)
+        .expect("put");
+    assert_eq!(
+        client.get_in(1, b"key").expect("get").as_deref(),
+        Some(&b"one"[..])
+    );
+    assert_eq!(
+        client.get_in(2, b"key").expect("get").as_deref(),
+        Some(&b"two"[..])
+    );
+    assert_eq!(client.get(b"key"), None);
+}
+
+#[test]
+fn limits_are_typed() {
+    let client = Client::open(small());
+    assert!(matches!(
+        client.put(b"", b"x"),
+        Err(PutError::BadKey { len: 0, .. })
+    ));
+    assert!(matches!(
+        client.put(&[1; 65_537], b"x"),
+        Err(PutError::BadKey { .. })
+    ));
+    client.put(&[1; 65_536], b"x").expect("the longest key");
+    let error = client
+        .put(b"key", &[0; 3 << 20])
+        .expect_err("above a quarter of the pool");
+    assert!(matches!(
+        error,
+        PutError::TooLarge {
+            len: 3_145_728,
+            bound: 2_097_152,
+            ..
+        }
+    ));
+}
