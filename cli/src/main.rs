@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod completions;
+mod doc;
 #[cfg(test)]
 mod documented;
 mod exit;
@@ -35,6 +36,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Start(start::Start),
+    Doc(doc::Doc),
     Completions(completions::Completions),
 }
 
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
     };
     let outcome = match cli.verb {
         Verb::Start(start) => start.run(),
+        Verb::Doc(doc) => doc.run(),
         Verb::Completions(completions) => completions.run(),
     };
     let exit = outcome.unwrap_or_else(|failure| {
