@@ -5,13 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod completions;
-mod doc;
 #[cfg(test)]
 mod documented;
 mod exit;
 mod out;
 #[cfg(test)]
 mod reference;
+mod setup;
 mod start;
 mod version;
 
@@ -35,8 +35,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Setup(setup::Setup),
     Start(start::Start),
-    Doc(doc::Doc),
     Completions(completions::Completions),
 }
 
@@ -55,8 +55,8 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match cli.verb {
+        Verb::Setup(setup) => setup.run(),
         Verb::Start(start) => start.run(),
-        Verb::Doc(doc) => doc.run(),
         Verb::Completions(completions) => completions.run(),
     };
     let exit = outcome.unwrap_or_else(|failure| {

@@ -101,31 +101,52 @@ fn a_refused_configuration_ends_with_3_and_says_everything() {
     let yaml = file
         .replace("false", "false, trafic_class: 3")
         .replace("file", "disk");
-    check(&yaml, &[], 3, expect![[r#"
+    check(
+        &yaml,
+        &[],
+        3,
+        expect![[r#"
         memkv: the configuration has 2 problems:
           c.yaml:2: unknown key trafic_class in rdma; did you mean traffic_class?
           c.yaml:3: storage.mode is disk, but must be direct | file | memory
-    "#]]);
-    check(&yaml, &["--check"], 3, expect![[r#"
+    "#]],
+    );
+    check(
+        &yaml,
+        &["--check"],
+        3,
+        expect![[r#"
         memkv: the configuration has 2 problems:
           c.yaml:2: unknown key trafic_class in rdma; did you mean traffic_class?
           c.yaml:3: storage.mode is disk, but must be direct | file | memory
-    "#]]);
-    check("a: [", &["--check"], 3, expect![[r#"
+    "#]],
+    );
+    check(
+        "a: [",
+        &["--check"],
+        3,
+        expect![[r#"
         memkv: the configuration has 1 problem:
           c.yaml:2:1: not YAML: while parsing a node, did not find expected node content
-    "#]]);
-    check(&file.replace("127.0.0.1:0", "0.0.0.0:0"), &[], 3, expect![[r#"
+    "#]],
+    );
+    check(
+        &file.replace("127.0.0.1:0", "0.0.0.0:0"),
+        &[],
+        3,
+        expect![[r#"
         memkv: the configuration has 1 problem:
           network.auth_key is not set, but network.address 0.0.0.0:0 can be reached from other hosts; set it or MEMKV_AUTH_KEY to 64 hexadecimal digits (make one with: openssl rand -hex 32), or listen on 127.0.0.1
-    "#]]);
+    "#]],
+    );
     let home = tempfile::tempdir().unwrap();
     let output = run(home.path(), &["start", "--config", "none.yaml"]);
     assert_eq!(output.status.code(), Some(3));
     expect![[r#"
         memkv: read the configuration none.yaml
           because: No such file or directory (os error 2)
-    "#]].assert_eq(&text(&output.stderr));
+    "#]]
+    .assert_eq(&text(&output.stderr));
 }
 
 #[test]
@@ -260,4 +281,81 @@ fn a_reader_that_leaves_ends_it_quietly() {
             "{arguments:?}: {stderr}"
         );
     }
+}
+
+#[test]
+fn setup_writes_only_yaml_to_stdout_and_the_server_accepts_it() {
+    let home = tempfile::tempdir().unwrap();
+    let output = run(
+        home.path(),
+        &["setup", "--drives", "d0", "d1", "--shard-size", "1024"],
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("memkv: ") && text(&output.stderr).contains("d0 is blank")
+    );
+    let yaml = text(&output.stdout).replace("0.0.0.0", "127.0.0.1");
+    fs::write(home.path().join("c.yaml"), yaml).unwrap();
+    let output = run(home.path(), &["start", "--config", "c.yaml", "--check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let table = text(&output.stdout);
+    assert!(
+        table.contains(home.path().join("d1").to_str().unwrap()),
+        "{table}"
+    );
+}
+
+#[test]
+fn setup_refuses_what_is_not_blank_and_touches_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("mine"), "precious").unwrap();
+    fs::write(home.path().join("ours"), b"memkvSB\x01 and so on").unwrap();
+    fs::write(home.path().join("blank"), [0; 4096]).unwrap();
+    let drives = ["setup", "--drives", "blank", "mine", "ours"];
+    let output = run(home.path(), &drives);
+    assert_eq!(output.status.code(), Some(7));
+    assert!(output.stdout.is_empty());
+    let stderr = text(&output.stderr).replace(home.path().to_str().unwrap(), "HOME");
+    expect![[r#"
+        memkv: nothing was touched, because
+          HOME/mine holds data that isn't memkv's; --force wipes it
+          HOME/ours already belongs to memkv; --idempotent keeps it, --force wipes it
+    "#]].assert_eq(&stderr);
+    assert_eq!(fs::read(home.path().join("mine")).unwrap(), b"precious");
+
+    let output = run(
+        home.path(),
+        &["setup", "--drives", "blank", "ours", "--idempotent"],
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(
+        fs::read(home.path().join("ours"))
+            .unwrap()
+            .starts_with(b"memkvSB")
+    );
+
+    let output = run(home.path(), &[&drives[..], &["--force"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for name in ["mine", "ours"] {
+        assert!(
+            fs::read(home.path().join(name)).unwrap().is_empty(),
+            "{name} was wiped"
+        );
+    }
+}
+
+#[test]
+fn setup_names_every_drive_that_it_cannot_look_at() {
+    let home = tempfile::tempdir().unwrap();
+    let output = run(
+        home.path(),
+        &["setup", "--drives", ".", "no/such/place", "x", "x"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr).replace(home.path().to_str().unwrap(), "HOME");
+    expect![[r#"
+        memkv: HOME: is neither a block device nor a regular file
+          HOME/no/such/place: No such file or directory (os error 2)
+          x is named twice; name each drive once
+    "#]].assert_eq(&stderr);
 }

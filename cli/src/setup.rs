@@ -1,0 +1,244 @@
+//! `memkv setup`: looks at drives, blanks them for memkv, and writes the configuration of a server on them.
+//!
+//! Nothing is touched before every drive was found fit, or `--force` given. Blank drives are formatted by the server's first
+//! start, which knows their share of the store.
+
+mod media;
+mod wipe;
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Args;
+use memkv_server::config::Facts;
+use memkv_settings::{ByteSize, Value};
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::out;
+use media::{Content, Host, Kind, Media};
+
+/// Prepare drives and write a server's configuration to stdout
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The configuration goes to stdout, everything else to stderr. A drive that is mounted, in use,
+partitioned, or holds a file system or other data is refused (exit code 7), and then no drive is
+touched. Paths of files, which need not exist yet, give a server in file mode.
+
+Examples:
+  memkv setup --drives /dev/nvme1n1 /dev/nvme2n1 > /etc/memkv/config.yaml
+  memkv setup --drives /dev/nvme1n1 --rdma mlx5_1 --shard-size 8192
+  memkv setup --drives /dev/nvme1n1 --idempotent   keep what is on a drive of memkv's
+  memkv setup --drives /dev/nvme1n1 --force        wipe whatever is on it
+  memkv setup --drives /var/lib/memkv/drive0       a file instead of a device"
+)]
+pub(crate) struct Setup {
+    /// Block devices, or files for file mode
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    drives: Vec<PathBuf>,
+    /// The RDMA device; by default the first there is, else mlx5_0
+    #[arg(long, value_name = "DEVICE")]
+    rdma: Option<String>,
+    /// From 1024 on, storage.block_size becomes KB / 1024 MiB; smaller values keep the default
+    #[arg(long, value_name = "KB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=16_384))]
+    shard_size: u64,
+    /// Wipe drives that hold something, memkv's own data included
+    #[arg(long)]
+    force: bool,
+    /// Keep drives that already belong to memkv as they are
+    #[arg(long, conflicts_with = "force")]
+    idempotent: bool,
+}
+
+/// What happens to a drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// It is blank, or its content stays.
+    Keep,
+    /// It is blanked.
+    Wipe,
+}
+
+impl Setup {
+    pub(crate) fn run(self) -> Outcome {
+        let host = Host::default();
+        let drives = self.inspect(&host)?;
+        let mode = mode_of(&drives)?;
+        let plans = self.plan(&drives)?;
+        for (drive, plan) in drives.iter().zip(plans) {
+            let path = drive.path.display();
+            match plan {
+                Plan::Wipe => {
+                    wipe::wipe(drive)?;
+                    out::tell(format_args!("memkv: wiped {path}"));
+                }
+                Plan::Keep if drive.content == Content::Memkv => {
+                    out::tell(format_args!(
+                        "memkv: kept {path}, which already belongs to memkv"
+                    ));
+                }
+                Plan::Keep => out::tell(format_args!("memkv: {path} is blank")),
+            }
+        }
+        let facts = Facts::read();
+        let pool = pool_size(mode, &facts);
+        let device = self
+            .rdma
+            .clone()
+            .unwrap_or_else(|| first_rdma_device(&host));
+        out::print(&self.yaml(mode, &drives, pool, &device))?;
+        advise(mode, pool, &facts);
+        Ok(Exit::Done)
+    }
+
+    fn inspect(&self, host: &Host) -> Result<Vec<Media>, Failure> {
+        let mut drives = Vec::new();
+        let mut problems = Vec::new();
+        let mut seen = HashSet::new();
+        for path in &self.drives {
+            let absolute = std::path::absolute(path)?;
+            match Media::inspect(&absolute, host, wipe::is_memkv) {
+                Ok(drive) => drives.push(drive),
+                Err(error) => problems.push(format!("{}: {error}", absolute.display())),
+            }
+            // Two names of one drive are one drive.
+            if !seen.insert(fs::canonicalize(&absolute).unwrap_or(absolute)) {
+                problems.push(format!(
+                    "{} is named twice; name each drive once",
+                    path.display()
+                ));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(drives);
+        }
+        Err(Failure::new(
+            Exit::Failed,
+            anyhow::anyhow!("{}", problems.join("\n  ")),
+        ))
+    }
+
+    /// Decides about every drive, or says of each why it can't be taken.
+    fn plan(&self, drives: &[Media]) -> Result<Vec<Plan>, Failure> {
+        let mut refusals = Vec::new();
+        let mut plans = Vec::new();
+        for drive in drives {
+            let objections = drive.objections();
+            let path = drive.path.display();
+            if drive.busy() {
+                let what = objections.join(", ");
+                refusals.push(format!("{path} {what}; unmount or stop what uses it first"));
+            } else if objections.is_empty() {
+                plans.push(Plan::Keep);
+            } else if self.force {
+                plans.push(Plan::Wipe);
+            } else if drive.content == Content::Memkv && self.idempotent {
+                plans.push(Plan::Keep);
+            } else {
+                let keep = match drive.content {
+                    Content::Memkv => "; --idempotent keeps it, --force wipes it",
+                    _ => "; --force wipes it",
+                };
+                refusals.push(format!("{path} {}{keep}", objections.join(", ")));
+            }
+        }
+        if refusals.is_empty() {
+            return Ok(plans);
+        }
+        let text = format!("nothing was touched, because\n  {}", refusals.join("\n  "));
+        Err(Failure::new(Exit::Refused, anyhow::anyhow!(text)))
+    }
+
+    fn yaml(&self, mode: Mode, drives: &[Media], pool: ByteSize, device: &str) -> String {
+        let block = match self.shard_size / 1024 {
+            0 => ByteSize::mib(4),
+            mib => ByteSize::mib(mib),
+        };
+        let mut yaml = format!(
+            "# Written by memkv setup. Set MEMKV_AUTH_KEY, or network.auth_key, to 64 hexadecimal digits:\n# openssl rand \
+             -hex 32. All keys: memkv doc, or config/server.yaml.\nnetwork:\n  address: 0.0.0.0:9900\n\nmemory:\n  \
+             block_size: 2 MiB\n  max_size: {pool}\n\nrdma:\n  device: {}\n\nstorage:\n  mode: {}\n  block_size: {block}\n  \
+             drives:\n",
+            device.to_owned().to_yaml(),
+            mode.word(),
+        );
+        for drive in drives {
+            let _ = writeln!(yaml, "    - media: {}", drive.path.to_yaml());
+        }
+        yaml
+    }
+}
+
+/// The storage modes that have drives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Direct,
+    File,
+}
+
+impl Mode {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::File => "file",
+        }
+    }
+}
+
+fn mode_of(drives: &[Media]) -> Result<Mode, Failure> {
+    let devices = drives
+        .iter()
+        .filter(|drive| drive.kind == Kind::Device)
+        .count();
+    match devices {
+        0 => Ok(Mode::File),
+        n if n == drives.len() => Ok(Mode::Direct),
+        n => Err(Failure::new(
+            Exit::Usage,
+            anyhow::anyhow!(
+                "--drives names {n} block devices and {} files; a server takes one kind",
+                drives.len() - n
+            ),
+        )),
+    }
+}
+
+/// The pool: the huge pages that are reserved, where there are any worth it; else 80 % of the RAM that is free.
+fn pool_size(mode: Mode, facts: &Facts) -> ByteSize {
+    let reserved = facts.hugepages_free_bytes.unwrap_or(0);
+    let share = facts.ram_available_bytes.unwrap_or(1 << 30) / 10 * 8;
+    let bytes = if mode == Mode::Direct && reserved >= 256 << 20 {
+        reserved
+    } else {
+        share
+    };
+    // Whole GiB where that loses little; always whole slabs, and a few of them.
+    let unit = if bytes >= 16 << 30 { 1 << 30 } else { 2 << 20 };
+    ByteSize((bytes / unit * unit).max(64 << 20))
+}
+
+fn first_rdma_device(host: &Host) -> String {
+    let devices = fs::read_dir(host.sys.join("class/infiniband"))
+        .into_iter()
+        .flatten();
+    let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.min().unwrap_or_else(|| "mlx5_0".to_owned())
+}
+
+/// What the machine still needs before the server starts.
+fn advise(mode: Mode, pool: ByteSize, facts: &Facts) {
+    let huge = facts.hugepages_free_bytes.unwrap_or(0);
+    if mode == Mode::Direct && huge < pool.bytes() {
+        let pages = pool.bytes().div_ceil(facts.hugepage_bytes.max(1));
+        out::tell(format_args!(
+            "memkv: direct mode needs huge pages: sysctl vm.nr_hugepages={pages}"
+        ));
+    }
+    out::tell(format_args!(
+        "memkv: check the configuration with: memkv start --config FILE --check"
+    ));
+}
+
+#[cfg(test)]
+mod tests;
