@@ -20,7 +20,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     (concat!("FIX", "ME"), "unfinished code"),
 ];
 
-/// Faults of talk about issues by number, as in "issue 12" or "issue #12".
+/// What stands before a number when a comment talks about a ticket.
 const NUMBERED: &str = concat!("iss", "ue ");
 
 /// One fault per line of prose.
