@@ -33,10 +33,12 @@ pub(crate) fn install(prefix: &Path) -> Result<()> {
         let script = sh::output(sh::command(&memkv).args(["completions", shell]))?;
         write(&folder(&prefix.join(dir))?.join(name), script.as_bytes())?;
     }
-    let examples = folder(&prefix.join("share/memkv/config"))?;
-    for file in yaml_files(&sh::root().join("config"))? {
-        let name = file.file_name().context("a config file has a name")?;
-        write(&examples.join(name), &fs::read(&file)?)?;
+    for (source, dir) in [("config", ""), ("config/examples", "examples")] {
+        let target = folder(&prefix.join("share/memkv/config").join(dir))?;
+        for file in yaml_files(&sh::root().join(source))? {
+            let name = file.file_name().context("a config file has a name")?;
+            write(&target.join(name), &fs::read(&file)?)?;
+        }
     }
     Ok(())
 }
