@@ -295,3 +295,74 @@ impl OpenError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Flags;
+    use crate::limits::{CONTROL_BYTES_MAX, PAYLOAD_BYTES_MAX};
+    use crate::op::{ErrorCode, OpCode};
+
+    const KEY: [u8; 32] = [3; 32];
+
+    /// Opens an authentic request header after `alter` changed it and it was signed again, as a faulty peer would.
+    fn open_resigned(alter: impl Fn(&mut [u8; SIGNED_BYTES])) -> Result<FrameHead, OpenError> {
+        let head = FrameHead::new(OpCode::Put, Flags::NONE, 0, 0).with_request_id(77);
+        let mut signed = head.write(1, 1, &[]);
+        alter(&mut signed);
+        let mut header = [0; HEADER_BYTES];
+        header[..SIGNED_BYTES].copy_from_slice(&signed);
+        header[SIGNED_BYTES..].copy_from_slice(&HmacSha256::new(&KEY).tag(&[&signed]));
+        Opener::<HmacSha256>::new(&KEY, None, 1, false).open(&header)
+    }
+
+    fn head_error(alter: impl Fn(&mut [u8; SIGNED_BYTES])) -> HeadError {
+        match open_resigned(alter) {
+            Err(OpenError::Head(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn authentic_lengths_up_to_their_limit_are_taken_and_above_are_too_large_by_request() {
+        for (at, bound) in [(28, CONTROL_BYTES_MAX as u64), (32, PAYLOAD_BYTES_MAX)] {
+            let width = if at == 28 { 4 } else { 8 };
+            let set = |value: u64| {
+                move |signed: &mut [u8; SIGNED_BYTES]| {
+                    signed[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+                }
+            };
+            assert!(open_resigned(set(bound)).is_ok());
+            let error = head_error(set(bound + 1));
+            assert_eq!(error.code(), ErrorCode::TooLarge);
+            assert!(error.to_string().contains("request 77"), "{error}");
+        }
+    }
+
+    #[test]
+    fn authentic_headers_that_make_no_sense_are_refused() {
+        let cases: [(usize, u8, &str); 6] = [
+            (5, 0x99, "0x99"),
+            (5, OpCode::Finish.to_wire(), "0x03"),
+            (6, Flags::REPLY.bits() as u8, "flags"),
+            (6, Flags::MORE.bits() as u8, "flags"),
+            (7, 0x80, "flags"),
+            (5, OpCode::Get.to_wire(), "payload_len"),
+        ];
+        for (at, value, expected) in cases {
+            let error = head_error(|signed| {
+                signed[32] = 1;
+                signed[at] = value;
+            });
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(error.code(), ErrorCode::BadRequest);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "unsound frame")]
+    fn sealer_refuses_to_send_what_no_opener_takes() {
+        let head = FrameHead::new(OpCode::Get, Flags::NONE, 0, 1);
+        Sealer::<HmacSha256>::new(&KEY, None, 1, false).seal(&head, &[]);
+    }
+}

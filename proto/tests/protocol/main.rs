@@ -1,0 +1,8 @@
+//! The protocol as its users see it: golden bytes, properties, attacks, and the corpora of the fuzz targets.
+#![forbid(unsafe_code)]
+
+mod adversarial;
+mod corpus;
+mod golden;
+mod properties;
+mod scenario;

@@ -1,0 +1,4 @@
+//! Fuzzes `memkv_proto::fuzzing::fuzz_reply`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| memkv_proto::fuzzing::fuzz_reply(data));
