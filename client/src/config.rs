@@ -83,9 +83,10 @@ section! {
         /// Connections per server; 0 counts as 1. Two more are opened for small requests while all of these are busy.
         num_connections: Setting<usize> = 8, env ["MEMKV_NUM_CONNECTIONS"], check check_num_connections;
         /// Read for compatibility and ignored.
-        license: Setting<Option<Secret>> = None, env ["MEMKV_LICENSE", "AISTOR_LICENSE", "MINIO_LICENSE"];
+        license: Setting<Option<Secret>> = None, env ["MEMKV_LICENSE", "AISTOR_LICENSE", "MINIO_LICENSE"],
+            example "/etc/memkv/minio.license";
         /// The key shared with the servers, 64 hexadecimal digits. Loopback servers do without: a key under $HOME serves.
-        auth_key: Setting<Option<AuthKey>> = None, env ["MEMKV_AUTH_KEY"];
+        auth_key: Setting<Option<AuthKey>> = None, env ["MEMKV_AUTH_KEY"], example "<64 hex digits>";
         /// Data transport.
         transport: Setting<Transport> = DEFAULT_TRANSPORT, env ["MEMKV_TRANSPORT"];
         /// Whether payloads carry a MAC of their own beside the CRC32C.

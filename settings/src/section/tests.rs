@@ -1,4 +1,5 @@
 use expect_test::{Expect, expect};
+use proptest::prelude::*;
 
 use super::*;
 use crate::reference::{example_yaml, fill, markdown};
@@ -330,4 +331,89 @@ fn nearest_finds_typos_and_nothing_else() {
         assert_eq!(nearest(written, keys), expected, "{written}");
     }
     assert_eq!(nearest(&"x".repeat(1 << 20), keys), None);
+}
+
+/// Text that is nearly YAML: what a scanner stumbles over, if anything.
+fn nearly_yaml() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "a",
+        "max_size",
+        "inner",
+        "things",
+        "servers",
+        ":",
+        ": ",
+        " ",
+        "  ",
+        "\n",
+        "\n  ",
+        "- ",
+        "-",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        "&x ",
+        "*x",
+        "|",
+        ">",
+        "|2-\n",
+        "'",
+        "\"",
+        "\\",
+        "#",
+        " #",
+        "---\n",
+        "...\n",
+        "%YAML 1.2\n",
+        "!",
+        "!!str ",
+        "? ",
+        "\t",
+        "\r\n",
+        "~",
+        "null",
+        "1 GiB",
+        "\u{feff}",
+        "é",
+        "\u{0}",
+        "\u{85}",
+        "<<",
+        "@",
+        "`",
+        "%",
+        "\"\\x4",
+        "0x",
+    ]);
+    prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn nothing_that_a_file_holds_makes_reading_panic(text in nearly_yaml()) {
+        if let Ok(document) = Document::parse("t", text.as_bytes()) {
+            let _ = load::<Top>(Some(&document), &Environment::default(), &LoadOptions::default());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Document::parse("t", &bytes);
+    }
+
+    #[test]
+    fn any_size_is_shown_as_text_that_reads_back(bytes in any::<u64>()) {
+        prop_assert_eq!(ByteSize::parse(&ByteSize(bytes).to_string()), Some(ByteSize(bytes)));
+    }
+
+    #[test]
+    fn any_text_is_written_as_yaml_that_reads_back(text in "[ -~äé\n\t]{1,30}") {
+        let yaml = format!("k: {}\n", text.clone().to_yaml());
+        let document = Document::parse("t", yaml.as_bytes()).unwrap();
+        let Yaml::Mapping(entries) = &document.root().value else { panic!("{yaml}") };
+        prop_assert_eq!(&entries[0].value.value, &Yaml::Scalar(text), "{}", yaml);
+    }
 }
