@@ -255,7 +255,8 @@ impl Mapping {
                 self.bytes,
                 MPOL_PREFERRED,
                 mask.as_ptr(),
-                MASK_WORDS * bits,
+                // The kernel takes one bit less than it is told.
+                MASK_WORDS * bits + 1,
                 0,
             )
         };

@@ -415,8 +415,8 @@ impl Shard {
     }
 
     fn note_move(&self, tag: Tag, writing: &mut Writing<'_>) {
-        // 8 bytes per 8 buckets of 64: 1.6 % of the table.
-        let moves_max = (self.bucket_count() as usize / 8).max(64);
+        // 8 bytes per 4 buckets of 64: 3 % of the table.
+        let moves_max = (self.bucket_count() as usize / 4).max(1024);
         let moves = &mut *writing.moves;
         if moves.tags.len() >= moves_max {
             moves.tags.pop_front();
