@@ -219,7 +219,7 @@ pub struct ServerHandshake<M: FrameMac = HmacSha256> {
 impl<M: FrameMac> ServerHandshake<M> {
     /// Takes a client's Hello; returns the hello to answer with. `nonce` is 32 fresh random bytes.
     ///
-    /// What the client says isn't proven before [`ServerHandshake::on_finish`]. Costs about 4 µs.
+    /// What the client says isn't proven before [`ServerHandshake::on_finish`]. Costs about 3 µs.
     ///
     /// # Errors
     /// A [`Refusal`] to send before closing. Its order of checks is: form, versions, key, clock, features.
