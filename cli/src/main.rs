@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod completions;
+mod doc;
 #[cfg(test)]
 mod documented;
 mod exit;
@@ -37,6 +38,7 @@ struct Cli {
 enum Verb {
     Setup(setup::Setup),
     Start(start::Start),
+    Doc(doc::Doc),
     Completions(completions::Completions),
 }
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Setup(setup) => setup.run(),
         Verb::Start(start) => start.run(),
+        Verb::Doc(doc) => doc.run(),
         Verb::Completions(completions) => completions.run(),
     };
     let exit = outcome.unwrap_or_else(|failure| {

@@ -320,7 +320,8 @@ fn setup_refuses_what_is_not_blank_and_touches_nothing() {
         memkv: nothing was touched, because
           HOME/mine holds data that isn't memkv's; --force wipes it
           HOME/ours already belongs to memkv; --idempotent keeps it, --force wipes it
-    "#]].assert_eq(&stderr);
+    "#]]
+    .assert_eq(&stderr);
     assert_eq!(fs::read(home.path().join("mine")).unwrap(), b"precious");
 
     let output = run(
@@ -357,5 +358,6 @@ fn setup_names_every_drive_that_it_cannot_look_at() {
         memkv: HOME: is neither a block device nor a regular file
           HOME/no/such/place: No such file or directory (os error 2)
           x is named twice; name each drive once
-    "#]].assert_eq(&stderr);
+    "#]]
+    .assert_eq(&stderr);
 }

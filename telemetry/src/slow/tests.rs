@@ -1,0 +1,192 @@
+use super::*;
+use crate::clock::Tick;
+
+/// A GET of 4 KiB with these stage times in µs, one after the other, that took `total_us`.
+fn get(total_us: u64, stages: &[(Stage, u64)]) -> Timeline {
+    let mut timeline = Timeline::begin(OpKind::Get, Transport::Tcp, Tick(1_000_000));
+    let mut at = timeline.start;
+    for (stage, us) in stages {
+        let to = at.after(Duration::from_micros(*us));
+        timeline.stamp(*stage, at, to);
+        at = to;
+    }
+    timeline.count(Tier::Drive, OutcomeLabel::Ok, 1);
+    timeline.bytes_out = 4096;
+    timeline.key_hash = Some(0xabc);
+    timeline.finish(timeline.start.after(Duration::from_micros(total_us)));
+    timeline
+}
+
+/// A judge that has seen 200 ops of 100 µs, 60 of them in the drive.
+fn seasoned() -> Judge {
+    let mut judge = Judge::new(SlowPolicy::default());
+    for _ in 0..200 {
+        let stages = [
+            (Stage::Receive, 10),
+            (Stage::Index, 5),
+            (Stage::Device, 60),
+            (Stage::Reply, 20),
+        ];
+        judge.judge(&get(100, &stages));
+    }
+    judge
+}
+
+fn check_blame(stages: &[(Stage, u64)], expected: Blame) {
+    let verdict = seasoned().judge(&get(20_000, stages));
+    assert!(verdict.is_slow);
+    assert_eq!(verdict.blame, Some(expected), "{stages:?}");
+}
+
+#[test]
+fn blame_goes_to_what_explains_most_of_the_excess() {
+    check_blame(
+        &[(Stage::Device, 19_000), (Stage::Reply, 900)],
+        Blame::Device,
+    );
+    check_blame(
+        &[(Stage::Lease, 18_000), (Stage::Device, 1_500)],
+        Blame::SlabWait,
+    );
+    check_blame(
+        &[(Stage::Admit, 18_000), (Stage::Device, 1_500)],
+        Blame::Credit,
+    );
+    check_blame(
+        &[(Stage::Receive, 9_000), (Stage::Reply, 9_000)],
+        Blame::Peer,
+    );
+    check_blame(
+        &[(Stage::Queue, 15_000), (Stage::Device, 4_000)],
+        Blame::BlockQueue,
+    );
+    check_blame(&[(Stage::Index, 15_000)], Blame::Cpu);
+}
+
+#[test]
+fn time_that_no_stage_accounts_for_is_the_processors() {
+    check_blame(&[(Stage::Device, 60)], Blame::Cpu);
+}
+
+#[test]
+fn blame_is_unknown_where_nothing_explains_half() {
+    let stages = [
+        (Stage::Device, 7_000),
+        (Stage::Lease, 7_000),
+        (Stage::Reply, 6_000),
+    ];
+    check_blame(&stages, Blame::Unknown);
+}
+
+#[test]
+fn the_fixed_bound_grows_with_the_size() {
+    let mut judge = Judge::new(SlowPolicy::default());
+    assert!(!judge.judge(&get(9_999, &[])).is_slow);
+    assert!(judge.judge(&get(10_100, &[])).is_slow);
+    let mut large = get(13_900, &[]);
+    large.bytes_out = 4 << 20;
+    assert!(!judge.judge(&large).is_slow);
+    large.finish(large.start.after(Duration::from_micros(14_100)));
+    assert!(judge.judge(&large).is_slow);
+}
+
+#[test]
+fn eight_times_the_median_is_slow_once_the_median_is_known() {
+    let mut fresh = Judge::new(SlowPolicy::default());
+    assert!(!fresh.judge(&get(1_000, &[])).is_slow);
+    let mut judge = seasoned();
+    assert!(!judge.judge(&get(700, &[])).is_slow);
+    assert!(judge.judge(&get(900, &[])).is_slow);
+    let mut off = Judge::new(SlowPolicy {
+        times_median: None,
+        ..SlowPolicy::default()
+    });
+    (0..200).for_each(|_| _ = off.judge(&get(100, &[])));
+    assert!(!off.judge(&get(5_000, &[])).is_slow);
+}
+
+#[test]
+fn the_median_follows_the_load() {
+    let mut judge = seasoned();
+    (0..3 * WINDOW_OPS).for_each(|_| _ = judge.judge(&get(1_000, &[])));
+    let verdict = judge.judge(&get(1_000, &[]));
+    let median = verdict.median_ns.unwrap();
+    assert!((990_000..1_070_000).contains(&median), "{median}");
+    assert!(!verdict.is_slow);
+}
+
+#[test]
+fn failed_ops_dont_lower_the_median() {
+    let mut judge = seasoned();
+    for _ in 0..2 * WINDOW_OPS {
+        let mut refused = get(2, &[]);
+        refused.fail(1);
+        judge.judge(&refused);
+    }
+    assert!(judge.judge(&get(100, &[])).median_ns.unwrap() > 90_000);
+}
+
+#[test]
+fn the_ring_keeps_the_newest_slow_and_the_slowest_of_all() {
+    let mut ring = SlowRing::new();
+    let anchor = Anchor::take();
+    let mut offer = |total_us: u64, is_slow: bool| {
+        let verdict = Verdict {
+            is_slow,
+            blame: None,
+            median_ns: None,
+        };
+        let timeline = get(total_us, &[]);
+        if ring.wants(&timeline, &verdict) {
+            ring.keep(
+                timeline.duration_ns(),
+                describe(&timeline, &verdict, &anchor, |_| "x"),
+            );
+        }
+    };
+    (1..=1000).for_each(|us| offer(us, us % 2 == 0));
+    offer(5, true);
+    let ops = ring.ops();
+    assert_eq!(ops.newest.len(), NEWEST);
+    assert_eq!(ops.newest[0].duration_us, 5.0);
+    assert_eq!(ops.slowest.len(), SLOWEST);
+    assert_eq!(ops.slowest[0].duration_us, 1000.0);
+    assert_eq!(
+        ops.slowest[SLOWEST - 1].duration_us,
+        1000.0 - (SLOWEST - 1) as f64
+    );
+}
+
+#[test]
+fn a_slow_op_survives_json_and_shows_no_unmeasured_stage() {
+    let mut timeline = get(12_000, &[(Stage::Receive, 2_000), (Stage::Device, 9_000)]);
+    timeline.fail(7);
+    let verdict = Verdict {
+        is_slow: true,
+        blame: Some(Blame::Device),
+        median_ns: Some(100_000),
+    };
+    let op = describe(&timeline, &verdict, &Anchor::take(), |_| "corrupt");
+    assert_eq!(op.stages.len(), 2);
+    assert_eq!(op.error.as_deref(), Some("corrupt"));
+    assert_eq!(op.key_hash.as_deref(), Some("0000000000000abc"));
+    assert_eq!(op.bars(12), [("receive", 0, 2), ("device", 2, 9)]);
+}
+
+#[test]
+fn a_slow_op_is_drawn_as_bars() {
+    let timeline = get(12_000, &[(Stage::Receive, 2_000), (Stage::Device, 9_000)]);
+    let verdict = Verdict {
+        is_slow: true,
+        blame: Some(Blame::Device),
+        median_ns: Some(100_000),
+    };
+    let op = describe(&timeline, &verdict, &Anchor::take(), |_| "");
+    expect_test::expect![[r#"
+        GET 12.0 ms (usually 100 µs), blame: device
+          1 entry, 4096 bytes, tier drive, ok
+          receive  ██             2.00 ms  17 %
+          device     █████████    9.00 ms  75 %
+    "#]]
+    .assert_eq(&op.render(12));
+}
