@@ -43,3 +43,25 @@ pub use recorder::{Recorder, Recorders};
 pub use slow::{SlowOp, SlowOps, SlowPolicy, StageBar};
 pub use timeline::{EntryCounts, Role, StageTime, Timeline};
 pub use trace::{IdSource, TraceContext};
+
+#[cfg(feature = "export")]
+mod decide;
+#[cfg(feature = "export")]
+mod exposition;
+#[cfg(feature = "export")]
+mod hub;
+#[cfg(feature = "export")]
+pub mod listener;
+#[cfg(feature = "export")]
+pub mod log;
+#[cfg(feature = "export")]
+mod otlp;
+#[cfg(feature = "export")]
+mod span;
+
+#[cfg(feature = "export")]
+pub use exposition::Format;
+#[cfg(feature = "export")]
+pub use hub::{OpSummary, OtlpConfig, StageSummary, Summary, Telemetry, TelemetryConfig};
+#[cfg(feature = "export")]
+pub use otlp::{OtlpError, OtlpProtocol};
