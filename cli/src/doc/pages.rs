@@ -22,6 +22,7 @@ pages! {
     "architecture" => "ARCHITECTURE.md",
     "configuration" => "docs/configuration.md",
     "cli" => "docs/cli.md",
+    "wire" => "docs/wire.md",
     "alerts" => "docs/alerts.md",
     "metrics" => "docs/metrics.md",
     "0001-blocking-client-drives-its-lane" => "docs/decisions/0001-blocking-client-drives-its-lane.md",
