@@ -181,6 +181,14 @@ fn errors() -> Vec<Panel> {
         )
         .target("{{op}}", Q.rate(&s::ENTRIES_TOTAL, &["op"], ERROR)),
         Panel::new(
+            "Failed operations by kind",
+            Shape::Lines,
+            Unit::Ratio,
+            8,
+            "Share of the operations of a kind that ended in an error.",
+        )
+        .target("{{op}}", failed_ratio(&["op"])),
+        Panel::new(
             "Authentication failures",
             Shape::Lines,
             Unit::CountsPerSecond,
@@ -218,7 +226,7 @@ fn errors() -> Vec<Panel> {
             "Log",
             Shape::Lines,
             Unit::CountsPerSecond,
-            8,
+            24,
             "Lines written per second by severity. An error needs a human.",
         )
         .target("{{level}}", Q.rate(&s::LOG_EVENTS_TOTAL, &["level"], &[])),
@@ -472,8 +480,10 @@ fn instances() -> Vec<Panel> {
 }
 
 fn failed_ratio(by: &[&str]) -> Expr {
+    let all = Q.count_rate(&s::OP_DURATION, by, &[]);
     Q.count_rate(&s::OP_DURATION, by, ERROR)
-        .per(Q.count_rate(&s::OP_DURATION, by, &[]))
+        .or_zero_like(&all)
+        .per(all)
 }
 
 fn hit_ratio() -> Expr {

@@ -37,6 +37,13 @@ impl Expr {
         Expr(format!("{} < {bound}", self.0))
     }
 
+    /// `self`, and zero where only `other` has a sample: a histogram of what never happened has no
+    /// series, and "none of them failed" should be drawn as 0, not as no data.
+    #[must_use]
+    pub fn or_zero_like(self, other: &Expr) -> Expr {
+        Expr(format!("({} or 0 * {other})", self.0))
+    }
+
     /// `self + other`.
     #[must_use]
     pub fn plus(self, other: Expr) -> Expr {

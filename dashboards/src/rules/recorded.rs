@@ -22,6 +22,7 @@ pub(super) const HIT_RATIO: &str = "job_instance:memkv_entries_hit:ratio_rate5m"
 
 /// All recording rules.
 pub fn recorded() -> Vec<Record> {
+    let ops = Q.count_rate(&s::OP_DURATION, &["op"], &[]);
     vec![
         Record {
             name: OP_RATE,
@@ -31,7 +32,8 @@ pub fn recorded() -> Vec<Record> {
             name: OP_ERROR_RATIO,
             expr: Q
                 .count_rate(&s::OP_DURATION, &["op"], ERROR)
-                .per(Q.count_rate(&s::OP_DURATION, &["op"], &[])),
+                .or_zero_like(&ops)
+                .per(ops.clone()),
         },
         Record {
             name: "job_instance_op:memkv_op_duration_seconds:p50_5m",
