@@ -17,7 +17,6 @@ pub(crate) fn tidy() -> Result<()> {
 
 /// Checks of the tree's text; a second or so.
 pub(crate) fn sources() -> Result<()> {
-    sh::run(sh::cargo()?.args(["fmt", "--all", "--check"]))?;
     let files = sh::files()?;
     let mut faults = links::check(&files)?;
     faults.extend(words::check(&files)?);
@@ -26,7 +25,7 @@ pub(crate) fn sources() -> Result<()> {
         bail!("the tree isn't tidy:\n  {}", faults.join("\n  "));
     }
     eprintln!("tidy: {} files: links, words, licences", files.len());
-    Ok(())
+    sh::run(sh::cargo()?.args(["fmt", "--all", "--check"]))
 }
 
 pub(crate) fn lints() -> Result<()> {

@@ -536,7 +536,12 @@ fn more_drives_than_a_store_can_have_are_refused() {
     let drives: String = (1..65)
         .map(|n| format!("    - media: /tmp/d{n}\n"))
         .collect();
-    check(&small(&drives), expect!["storage.drives has 65 entries, but must have at most 64; run a second server for the others"]);
+    check(
+        &small(&drives),
+        expect![
+            "storage.drives has 65 entries, but must have at most 64; run a second server for the others"
+        ],
+    );
 }
 
 #[test]
