@@ -1,5 +1,7 @@
 //! The hub: owns what is counted, runs the telemetry thread, and answers scrapes.
 
+mod summary;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +12,13 @@ use std::time::{Duration, Instant};
 use opentelemetry::InstrumentationScope;
 use parking_lot::Mutex;
 use prometheus::{Encoder as _, Registry, TextEncoder};
-use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Anchor};
 use crate::decide::{Decider, is_kept};
 use crate::exposition::{Format, HubCollector, is_exposed, open_metrics};
 use crate::handles::{ClientMetrics, EngineMetrics, ServerMetrics};
-use crate::histogram::{HistogramSnapshot, Scale};
-use crate::labels::{Blame, Direction, LogLevel, OpKind, OutcomeLabel, Stage, Step};
+use crate::histogram::HistogramSnapshot;
+use crate::labels::{Blame, LogLevel, OpKind, OutcomeLabel};
 use crate::metrics;
 use crate::otlp::{self, ExportCounts, OtlpError, OtlpProtocol, Worker};
 use crate::recorder::{RING_TIMELINES, Recorder, Recorders, Shard};
@@ -210,6 +211,11 @@ impl Telemetry {
         self.0.before_scrape.lock().push(Box::new(refresh));
     }
 
+    /// Changes the share of operations without a caller's trace that start a sampled one.
+    pub fn set_sample_ratio(&self, ratio: f64) {
+        self.0.recorders.set_sample_ratio(ratio);
+    }
+
     /// The newest slow ops and the slowest ops, taken apart; what `/v1/slow` returns.
     pub fn slow_ops(&self) -> SlowOps {
         self.0.slow_ring.lock().ops()
@@ -397,61 +403,6 @@ impl Drain {
     }
 }
 
-/// An op's times, all since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OpSummary {
-    /// The op.
-    pub op: OpKind,
-    /// How many.
-    pub count: u64,
-    /// Median, µs.
-    pub p50_us: f64,
-    /// 99 % were faster, µs.
-    pub p99_us: f64,
-    /// 99.9 % were faster, µs.
-    pub p999_us: f64,
-    /// The slowest, µs.
-    pub max_us: f64,
-    /// Seconds of all together.
-    pub total_seconds: f64,
-    /// Value bytes from clients.
-    pub bytes_in: u64,
-    /// Value bytes to clients.
-    pub bytes_out: u64,
-    /// Its stages (a client's: steps), those that were measured.
-    pub stages: Vec<StageSummary>,
-}
-
-/// A stage's times.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StageSummary {
-    /// Its name.
-    pub stage: String,
-    /// How many ops had it.
-    pub count: u64,
-    /// Median, µs.
-    pub p50_us: f64,
-    /// 99 % were faster, µs.
-    pub p99_us: f64,
-    /// 99.9 % were faster, µs.
-    pub p999_us: f64,
-    /// Seconds of all together.
-    pub total_seconds: f64,
-}
-
-/// Times per op, for `memkv demo` and `memkv admin status`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Summary {
-    /// Ops that happened.
-    pub ops: Vec<OpSummary>,
-    /// Timelines lost because a ring was full.
-    pub timelines_lost: u64,
-}
-
-fn quantile_us(snapshot: &HistogramSnapshot, quantile: f64) -> f64 {
-    snapshot.quantile(quantile).unwrap_or(0) as f64 / 1e3
-}
-
 impl Hub {
     pub(crate) fn families(&self) -> Vec<Family> {
         let shards = self.recorders.shards();
@@ -587,74 +538,9 @@ impl Hub {
             }
         }
     }
-
-    fn summary(&self) -> Summary {
-        let shards = self.recorders.shards();
-        let role = self.recorders.role();
-        let (op_series, stage_series, stage_names) = match role {
-            Role::Server => (
-                &metrics::OP_DURATION,
-                &metrics::STAGE_DURATION,
-                Stage::NAMES,
-            ),
-            Role::Client => (
-                &metrics::CLIENT_OP_DURATION,
-                &metrics::CLIENT_STEP_SECONDS,
-                Step::NAMES,
-            ),
-        };
-        let durations = Histograms::snapshots(op_series, shards.iter().map(|s| &s.op_duration));
-        let stages = Histograms::snapshots(stage_series, shards.iter().map(|s| &s.stage_duration));
-        let per_op = durations.len() / OpKind::COUNT;
-        let bytes = |op: &OpKind, direction: Direction| -> u64 {
-            let idx = op.idx() * Direction::COUNT + direction.idx();
-            shards.iter().map(|shard| shard.bytes.get(idx)).sum()
-        };
-        let mut ops = Vec::new();
-        for op in OpKind::ALL {
-            let mut all = HistogramSnapshot::new(Scale::Time);
-            let combinations = &durations[op.idx() * per_op..(op.idx() + 1) * per_op];
-            combinations
-                .iter()
-                .flatten()
-                .for_each(|snapshot| all.merge(snapshot));
-            if all.count() == 0 {
-                continue;
-            }
-            let its_stages = &stages[op.idx() * stage_names.len()..][..stage_names.len()];
-            let its_stages = stage_names
-                .iter()
-                .zip(its_stages)
-                .filter_map(|(name, snapshot)| {
-                    let snapshot = snapshot.as_ref()?;
-                    Some(StageSummary {
-                        stage: (*name).to_owned(),
-                        count: snapshot.count(),
-                        p50_us: quantile_us(snapshot, 0.5),
-                        p99_us: quantile_us(snapshot, 0.99),
-                        p999_us: quantile_us(snapshot, 0.999),
-                        total_seconds: snapshot.sum(),
-                    })
-                });
-            ops.push(OpSummary {
-                op: *op,
-                count: all.count(),
-                p50_us: quantile_us(&all, 0.5),
-                p99_us: quantile_us(&all, 0.99),
-                p999_us: quantile_us(&all, 0.999),
-                max_us: all.max() as f64 / 1e3,
-                total_seconds: all.sum(),
-                bytes_in: bytes(op, Direction::In),
-                bytes_out: bytes(op, Direction::Out),
-                stages: its_stages.collect(),
-            });
-        }
-        Summary {
-            ops,
-            timelines_lost: self.recorders.lost(),
-        }
-    }
 }
+
+pub use summary::{OpSummary, StageSummary, Summary};
 
 #[cfg(test)]
 mod tests;

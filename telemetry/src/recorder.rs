@@ -167,7 +167,7 @@ impl Recorders {
         f64::from_bits(self.0.ratio_bits.load(Ordering::Relaxed))
     }
 
-    /// Changes it, for recorders made from now on.
+    /// Changes it, for all recorders.
     pub fn set_sample_ratio(&self, ratio: f64) {
         self.0.ratio_bits.store(ratio.to_bits(), Ordering::Relaxed);
     }
@@ -238,7 +238,11 @@ impl Recorder {
     fn attach(&mut self, timeline: &mut Timeline, caller: Option<TraceContext>) {
         timeline.trace = match caller {
             Some(context) if context.is_valid() => context,
-            _ => self.ids.root(),
+            _ => {
+                let ratio = self.shared.ratio_bits.load(Ordering::Relaxed);
+                self.ids.set_ratio(f64::from_bits(ratio));
+                self.ids.root()
+            }
         };
         timeline.span_id = self.ids.span_id();
     }
@@ -283,10 +287,10 @@ impl Recorder {
                     .add_owned(op * Direction::COUNT + direction.idx(), bytes);
             }
         }
-        if shard.ring.push(timeline) == shard.ring.capacity() / 2 {
-            if let Some(drainer) = self.shared.drainer.get() {
-                drainer.unpark();
-            }
+        if shard.ring.push(timeline) == shard.ring.capacity() / 2
+            && let Some(drainer) = self.shared.drainer.get()
+        {
+            drainer.unpark();
         }
     }
 }
@@ -357,6 +361,21 @@ mod tests {
         let timeline = recorder.begin(OpKind::Get, Transport::Tcp, Tick(0), Some(caller));
         assert_eq!(timeline.trace, caller);
         assert_ne!(timeline.span_id, [0; 8]);
+    }
+
+    #[test]
+    fn the_ratio_changes_for_recorders_in_use() {
+        let recorders = Recorders::new(Role::Server, 0.0, 8);
+        let mut recorder = recorders.recorder();
+        let mut is_sampled = || {
+            recorder
+                .begin(OpKind::Get, Transport::Tcp, Tick(0), None)
+                .trace
+                .is_sampled()
+        };
+        assert!(!is_sampled());
+        recorders.set_sample_ratio(1.0);
+        assert!(is_sampled());
     }
 
     #[test]

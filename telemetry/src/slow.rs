@@ -95,7 +95,7 @@ pub struct SlowOp {
     /// µs that its kind and size usually takes; absent until enough were seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub median_us: Option<f64>,
-    /// Entries it had, and how many of them missed or failed.
+    /// Entries it had.
     pub entries: u64,
     /// Entries that weren't there.
     pub misses: u64,
@@ -245,12 +245,12 @@ impl Usual {
             *mean += (time - *mean) * weight;
         }
         self.unaccounted_mean += (unaccounted_ns(timeline) - self.unaccounted_mean) * weight;
-        if self.seen >= USUAL_OPS_MIN && self.seen % REFRESH_OPS == 0 {
+        if self.seen >= USUAL_OPS_MIN && self.seen.is_multiple_of(REFRESH_OPS) {
             let mut window = self.current.snapshot();
             window.merge(&self.previous);
             self.median_ns = window.quantile(0.5);
         }
-        if self.seen % WINDOW_OPS == 0 {
+        if self.seen.is_multiple_of(WINDOW_OPS) {
             self.previous = self.current.snapshot();
             self.current = Histogram::new(Scale::Time);
         }

@@ -6,7 +6,8 @@ use std::sync::mpsc;
 use super::*;
 use crate::clock::Tick;
 use crate::labels::{
-    AuthFailure, DriveOp, EvictionReason, Exporter, SlabState, SpanDecision, Tier, Transport,
+    AuthFailure, DriveOp, EvictionReason, Exporter, SlabState, SpanDecision, Stage, Step, Tier,
+    Transport,
 };
 use crate::metrics::{DRIVES_MAX, Kind, SERIES, SERIES_MAX, SERVERS_MAX};
 use crate::trace::TraceContext;
