@@ -70,7 +70,7 @@ const SERVER: &[Row] = &[
     ("limits.drain_seconds", "10", "3", "3", ""),
     ("telemetry.otlp_endpoint", "-", "http://c:4317", "http://c:4317", "MEMKV_OTEL_ENDPOINT"),
     ("telemetry.otlp_endpoint", "-", "http://c:4317", "http://c:4317", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-    ("telemetry.otlp_protocol", "grpc", "http", "http", ""),
+    ("telemetry.otlp_protocol", "auto", "http", "http", ""),
     ("telemetry.sample_ratio", "0.01", "0.5", "0.5", ""),
     ("telemetry.spans_per_second", "1000", "10", "10", ""),
     ("telemetry.logs_otlp", "false", "true", "true", ""),

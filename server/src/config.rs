@@ -21,7 +21,8 @@ use memkv_settings::{
 };
 
 pub use facts::Facts;
-pub use raw::{LogFormat, LogLevel, OtlpProtocol, PayloadMac, RdmaMode, SyncMode, VerifyMode};
+pub use memkv_telemetry::OtlpProtocol;
+pub use raw::{LogFormat, LogLevel, PayloadMac, RdmaMode, SyncMode, VerifyMode};
 
 /// Where a server's configuration is when no flag names one.
 pub const DEFAULT_PATH: &str = "/etc/memkv/config.yaml";

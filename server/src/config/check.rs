@@ -12,7 +12,7 @@ use memkv_settings::{
 };
 
 use super::raw::{
-    HugepageMode, PayloadMac, RawConfig, RawDrive, RawLimits, RawLogging, RawMemory, RawNetwork,
+    HugepageMode, OtlpProtocolChoice, PayloadMac, RawConfig, RawDrive, RawLimits, RawLogging, RawMemory, RawNetwork,
     RawRdma, RawSlow, RawStorage, RawTelemetry, RdmaMode, StorageMode, Switch,
 };
 use super::{
@@ -20,6 +20,7 @@ use super::{
     Telemetry, Tls, rules,
 };
 use crate::env;
+use memkv_telemetry::OtlpProtocol;
 
 /// The capacity of a file drive that doesn't say.
 const FILE_CAPACITY: ByteSize = ByteSize(memkv_engine::FILE_DRIVE_BYTES);
@@ -560,10 +561,28 @@ impl Checker<'_> {
                 logs_otlp.source
             ));
         }
+        let protocol = match otlp_protocol.value {
+            OtlpProtocolChoice::Grpc => OtlpProtocol::Grpc,
+            OtlpProtocolChoice::Http => OtlpProtocol::Http,
+            OtlpProtocolChoice::Auto => {
+                let endpoint = otlp_endpoint.value.as_deref();
+                let found = endpoint.map(|endpoint| OtlpProtocol::detect(endpoint, None));
+                let word = match found {
+                    Some(OtlpProtocol::Http) => "auto: http",
+                    Some(OtlpProtocol::Grpc) => "auto: grpc",
+                    None => "auto",
+                };
+                if found.is_some() {
+                    let from = Source::Detected("telemetry.otlp_endpoint".into());
+                    self.show("telemetry.otlp_protocol", word.to_owned(), from);
+                }
+                found.unwrap_or(OtlpProtocol::Grpc)
+            }
+        };
         let milliseconds = |ms: f64| Duration::from_secs_f64(ms / 1000.0);
         Telemetry {
             otlp_endpoint: otlp_endpoint.value,
-            otlp_protocol: otlp_protocol.value,
+            otlp_protocol: protocol,
             sample_ratio: sample_ratio.value,
             spans_per_second: spans_per_second.value,
             logs_otlp: logs_otlp.value,

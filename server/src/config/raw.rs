@@ -140,15 +140,18 @@ impl Choice for PayloadMac {
 
 /// `telemetry.otlp_protocol`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OtlpProtocol {
+pub enum OtlpProtocolChoice {
+    /// As the endpoint looks: HTTP for port 4318 or a path `/v1/…`, else gRPC.
+    Auto,
     /// OTLP over gRPC, usually port 4317.
     Grpc,
     /// OTLP as protobuf over HTTP, usually port 4318.
     Http,
 }
 
-impl Choice for OtlpProtocol {
-    const CHOICES: &'static [(&'static str, Self)] = &[("grpc", Self::Grpc), ("http", Self::Http)];
+impl Choice for OtlpProtocolChoice {
+    const CHOICES: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("grpc", Self::Grpc), ("http", Self::Http)];
 }
 
 /// `logging.level`.
@@ -388,9 +391,9 @@ section! {
         otlp_endpoint: Setting<Option<String>> = None, env ["MEMKV_OTEL_ENDPOINT"],
             check rules::otlp_endpoint,
             when "Wherever there is a collector.", example "http://127.0.0.1:4317";
-        /// How to speak to it.
-        otlp_protocol: Setting<OtlpProtocol> = OtlpProtocol::Grpc,
-            when "`http` for collectors that only take port 4318.";
+        /// How to speak to it: `grpc`, `http` (protobuf), or `auto`, which takes HTTP for port 4318 or a path and gRPC otherwise.
+        otlp_protocol: Setting<OtlpProtocolChoice> = OtlpProtocolChoice::Auto,
+            when "When a collector speaks HTTP on another port than 4318.";
         /// Share of operations traced from here; slow and failed ones always are, and a client's decision is followed.
         sample_ratio: Setting<f64> = 0.01, check |v| range(v, 0.0, 1.0, "0.01 traces one in a hundred"),
             when "1 while looking for something on a quiet server.";

@@ -134,7 +134,7 @@ fn the_effective_table_names_every_source() {
         limits.max_in_flight         512 MiB                detected (half of memory.max_size)
         limits.drain_seconds         10                     default
         telemetry.otlp_endpoint      http://collector:4317  env OTEL_EXPORTER_OTLP_ENDPOINT
-        telemetry.otlp_protocol      grpc                   default
+        telemetry.otlp_protocol      auto: grpc             detected (telemetry.otlp_endpoint)
         telemetry.sample_ratio       0.01                   default
         telemetry.spans_per_second   1000                   default
         telemetry.logs_otlp          false                  default
@@ -334,7 +334,7 @@ fn every_value_outside_its_bound_is_told_at_once() {
             c.yaml:37: limits.max_in_flight is big, but must be a size; write bytes or a number with B, KiB, KB, MiB, MB, GiB, GB, TiB, TB
             c.yaml:38: limits.drain_seconds is 1d, but must be a whole number from 0 to 4294967295
             c.yaml:40: telemetry.otlp_endpoint is collector:4317, but must be a URL; write for example http://127.0.0.1:4317
-            c.yaml:41: telemetry.otlp_protocol is gprc, but must be grpc | http; did you mean grpc?
+            c.yaml:41: telemetry.otlp_protocol is gprc, but must be auto | grpc | http; did you mean grpc?
             c.yaml:42: telemetry.sample_ratio is 2, but must be 0 to 1; 0.01 traces one in a hundred
             c.yaml:43: telemetry.spans_per_second is -5, but must be a whole number from 0 to 4294967295
             c.yaml:44: telemetry.logs_otlp is 1, but must be true | false
@@ -655,6 +655,20 @@ fn values_without_a_mac_on_a_public_address_are_a_finding() {
         "\"[::]:1\"",
     ] {
         assert!(!warns(address, "off"), "{address}");
+    }
+}
+
+#[test]
+fn the_otlp_protocol_follows_from_the_endpoint_unless_set() {
+    for (telemetry, expected) in [
+        ("otlp_endpoint: http://c:4317", OtlpProtocol::Grpc),
+        ("otlp_endpoint: http://c:4318", OtlpProtocol::Http),
+        ("otlp_endpoint: http://c:4318, otlp_protocol: grpc", OtlpProtocol::Grpc),
+        ("otlp_endpoint: http://c:4317, otlp_protocol: http", OtlpProtocol::Http),
+    ] {
+        let yaml = small(&format!("telemetry: {{ {telemetry} }}\n"));
+        let config = load(&yaml, &Environment::default()).unwrap();
+        assert_eq!(config.telemetry.otlp_protocol, expected, "{telemetry}");
     }
 }
 
