@@ -247,7 +247,7 @@ impl Recorder {
         timeline.span_id = self.ids.span_id();
     }
 
-    /// Adds a finished op; 50 to 150 ns, never blocks.
+    /// Adds a finished op: 35 ns with warm caches (example `record_cost`), never blocks.
     #[inline]
     pub fn record(&mut self, timeline: &Timeline) {
         let shard = &*self.shard;
