@@ -5,7 +5,8 @@
 //!
 //! * `general` ones, `num_connections` of them, serve any call;
 //! * `priority` ones serve a call whose bytes are few, when no general one is free. So an exists or a small get never
-//!   waits for a bulk transfer of the same process, however many threads have one under way.
+//!   waits for a bulk transfer of the same process, however many threads have one under way. A get of unknown size may take
+//!   one too, but never the last.
 //!
 //! The lane that came back last goes out first: its caches and its congestion window are warm, and a program with one
 //! thread opens one connection, not eight. Waiting is bounded by the caller's deadline and first come first served as far
@@ -20,7 +21,9 @@ use parking_lot::{Condvar, Mutex};
 pub enum Load {
     /// Few bytes for certain: exists, delete, ping, a small put, a get into a small buffer.
     Small,
-    /// Anything else.
+    /// Who knows: one get of a value whose size only the server knows.
+    Unknown,
+    /// Many bytes, or a batch that may have many.
     Bulk,
 }
 
@@ -113,8 +116,11 @@ impl<T> Pool<T> {
                 });
             }
             let back = match load {
-                Load::Small => {
-                    if let Some(lane) = state.priority.pop() {
+                Load::Small | Load::Unknown => {
+                    // The last one is kept for what is certainly small: two large values must not hold both.
+                    let kept = usize::from(load == Load::Unknown);
+                    if state.priority.len() > kept {
+                        let lane = state.priority.pop().expect("there are more than are kept");
                         state.out += 1;
                         return Ok(Checkout {
                             lane,
@@ -145,7 +151,8 @@ impl<T> Pool<T> {
         if checkout.priority {
             state.priority.push(checkout.lane);
             drop(state);
-            self.any_back.notify_one();
+            // All, because a waiter of unknown size may be woken that mustn't take the last one.
+            self.any_back.notify_all();
         } else {
             state.general.push(checkout.lane);
             drop(state);
@@ -241,19 +248,27 @@ mod tests {
     }
 
     #[test]
+    fn last_priority_lane_is_kept_for_what_is_certainly_small() {
+        let pool = Pool::new(vec![0], vec![8, 9]);
+        let _bulk = pool.checkout(Load::Bulk, soon()).unwrap();
+        let _unknown = pool.checkout(Load::Unknown, soon()).unwrap();
+        assert_eq!(
+            pool.checkout(Load::Unknown, soon()).unwrap_err(),
+            CheckoutError::TimedOut
+        );
+        assert!(pool.checkout(Load::Small, soon()).is_ok());
+    }
+
+    #[test]
     fn waiters_of_both_kinds_are_all_served() {
-        let pool = Arc::new(Pool::new(vec![0, 1], vec![9]));
+        let pool = Arc::new(Pool::new(vec![0, 1], vec![8, 9]));
         let deadline = Instant::now() + Duration::from_secs(30);
         std::thread::scope(|scope| {
             for n in 0..12 {
                 let pool = Arc::clone(&pool);
                 scope.spawn(move || {
                     for round in 0..200 {
-                        let load = if (n + round) % 3 == 0 {
-                            Load::Bulk
-                        } else {
-                            Load::Small
-                        };
+                        let load = [Load::Bulk, Load::Small, Load::Unknown][(n + round) % 3];
                         let lane = pool
                             .checkout(load, deadline)
                             .expect("no waiter is forgotten");
@@ -263,7 +278,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(pool.checkout_all_free().len(), 3);
+        assert_eq!(pool.checkout_all_free().len(), 4);
     }
 
     #[test]

@@ -1,0 +1,738 @@
+//! The async client: one core on a thread of its own; futures that any runtime can poll.
+//!
+//! A future that is dropped cancels its call: the op keeps its memory until the server has acknowledged that, or until its
+//! connection is closed, and only then is that memory freed. So nothing can land in memory that has a new owner, whatever a
+//! runtime does with futures.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+
+use memkv_proto::blocks::TraceContext;
+use memkv_proto::mac::{FrameMac, HmacSha256};
+use memkv_proto::op::{Attrs, Condition, OpCode};
+use memkv_telemetry::clock::{self, Tick};
+use parking_lot::Mutex;
+use slab::Slab;
+
+use crate::call::{CallOptions, ServerStat, Value};
+use crate::config::ClientConfig;
+use crate::core::op::{BareReply, Bytes, Dest, Op};
+use crate::core::{Core, CoreConfig, OpId, OpTable, Token};
+use crate::error::{OpError, TransportCause};
+use crate::meter::Scribe;
+use crate::plan::Plan;
+use crate::pool::Load;
+use crate::router::IdentityMismatch;
+use crate::shared::{BuildError, RegionError, Shared, TransportState};
+
+/// Requests that one connection may have unanswered here, where many callers share it.
+const WINDOW: usize = 256;
+
+/// The async client. Clone it freely: all clones share one I/O thread and its connections, and the last one to go closes them.
+pub struct AsyncClient<M: FrameMac = HmacSha256> {
+    inner: Arc<Inner>,
+    mac: std::marker::PhantomData<fn() -> M>,
+}
+
+impl<M: FrameMac> Clone for AsyncClient<M> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            mac: std::marker::PhantomData,
+        }
+    }
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How callers reach the I/O thread.
+struct Link {
+    waker: mio::Waker,
+    commands: Mutex<Commands>,
+}
+
+#[derive(Default)]
+struct Commands {
+    queue: Vec<Command>,
+    closed: bool,
+}
+
+enum Command {
+    Start {
+        plan: Plan<'static>,
+        since: Tick,
+        trace: Option<TraceContext>,
+        promise: Arc<Promise>,
+    },
+    Cancel(Arc<Promise>),
+    WarmUp(Arc<Promise>),
+    Close,
+}
+
+/// Where a call's result appears.
+#[derive(Default)]
+struct Promise {
+    state: Mutex<PromiseState>,
+}
+
+#[derive(Default)]
+struct PromiseState {
+    done: Option<Finished>,
+    waker: Option<Waker>,
+}
+
+enum Finished {
+    Plan(Plan<'static>),
+    WarmUp(Result<usize, OpError>),
+}
+
+impl Promise {
+    fn fulfil(&self, finished: Finished) {
+        let mut state = self.state.lock();
+        state.done = Some(finished);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Link {
+    /// Hands a command to the I/O thread, or back where that has ended.
+    fn send(&self, command: Command) -> Result<(), Command> {
+        let mut commands = self.commands.lock();
+        if commands.closed {
+            return Err(command);
+        }
+        commands.queue.push(command);
+        let first = commands.queue.len() == 1;
+        drop(commands);
+        // Only the first of a batch needs to wake the thread: it takes all of them.
+        if first {
+            // A waker fails only when its poller is gone, and then `closed` is set as well.
+            let _ = self.waker.wake();
+        }
+        Ok(())
+    }
+}
+
+/// A call under way. Drop it to cancel.
+#[must_use = "futures do nothing unless polled"]
+pub struct Pending<T> {
+    promise: Option<Arc<Promise>>,
+    link: Arc<Link>,
+    take: fn(Finished) -> T,
+}
+
+impl<T> Future for Pending<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let promise = Arc::clone(self.promise.as_ref().expect("polled after it was ready"));
+        let mut state = promise.state.lock();
+        match state.done.take() {
+            Some(finished) => {
+                drop(state);
+                self.promise = None;
+                Poll::Ready((self.take)(finished))
+            }
+            None => {
+                // A future may move between tasks: the last waker is the one that counts.
+                if !state
+                    .waker
+                    .as_ref()
+                    .is_some_and(|waker| waker.will_wake(context.waker()))
+                {
+                    state.waker = Some(context.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<T> Drop for Pending<T> {
+    fn drop(&mut self) {
+        if let Some(promise) = self.promise.take() {
+            let mut state = promise.state.lock();
+            state.waker = None;
+            let running = state.done.is_none();
+            drop(state);
+            if running {
+                // When the thread has ended, so has the call.
+                let _ = self.link.send(Command::Cancel(promise));
+            }
+        }
+    }
+}
+
+impl AsyncClient<HmacSha256> {
+    /// A client on `config`. Starts its I/O thread; opens no connection yet.
+    ///
+    /// # Errors
+    /// When the transport isn't in this build, or the process is out of file descriptors or threads.
+    pub fn new(config: ClientConfig) -> Result<Self, BuildError> {
+        Self::with_mac(config)
+    }
+
+    /// A client on the process's own configuration.
+    ///
+    /// # Errors
+    /// As [`AsyncClient::new`], and when that configuration is wrong.
+    pub fn from_process() -> Result<Self, BuildError> {
+        Self::new(ClientConfig::from_process()?)
+    }
+}
+
+impl<M: FrameMac> AsyncClient<M> {
+    /// As [`AsyncClient::new`], for a MAC of the caller's.
+    ///
+    /// # Errors
+    /// As [`AsyncClient::new`].
+    pub fn with_mac(config: ClientConfig) -> Result<Self, BuildError> {
+        let shared = Shared::new(config)?;
+        // One connection for what is small, the others for bulk; with a single one configured there are two, since an exists
+        // must not wait behind a batch.
+        let bulk_connections = shared.config.num_connections.saturating_sub(1).max(1);
+        let core_config = CoreConfig {
+            small_connections: 1,
+            bulk_connections,
+            window: WINDOW,
+            ..shared.core_config()
+        };
+        let core = Core::<M>::new(Arc::new(core_config)).map_err(BuildError::Poll)?;
+        let waker = core.waker().map_err(BuildError::Poll)?;
+        let link = Arc::new(Link {
+            waker,
+            commands: Mutex::default(),
+        });
+        let driver = Driver {
+            core,
+            scribe: shared.meter.scribe(),
+            shared: Arc::clone(&shared),
+            link: Arc::clone(&link),
+            table: Table(Slab::new()),
+            calls: Slab::new(),
+            warming: Vec::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("memkv-client-io".to_owned())
+            .spawn(move || driver.run());
+        let thread = Mutex::new(Some(thread.map_err(BuildError::Thread)?));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared,
+                link,
+                thread,
+            }),
+            mac: std::marker::PhantomData,
+        })
+    }
+
+    fn start<T>(
+        &self,
+        plan: Plan<'static>,
+        options: &CallOptions,
+        take: fn(Finished) -> T,
+    ) -> Pending<T> {
+        let promise = Arc::new(Promise::default());
+        let command = Command::Start {
+            plan,
+            since: clock::now(),
+            trace: options.trace,
+            promise: Arc::clone(&promise),
+        };
+        if let Err(Command::Start {
+            mut plan, promise, ..
+        }) = self.inner.link.send(command)
+        {
+            plan.fail(&OpError::Closed);
+            promise.fulfil(Finished::Plan(plan));
+        }
+        Pending {
+            promise: Some(promise),
+            link: Arc::clone(&self.inner.link),
+            take,
+        }
+    }
+
+    fn entries_max(&self) -> usize {
+        self.inner.shared.config.max_batch_size
+    }
+
+    /// Reads the value of `key`; `None` is a miss.
+    pub fn get(&self, key: impl Into<Vec<u8>>) -> Pending<Result<Option<Vec<u8>>, OpError>> {
+        self.get_reads(
+            key.into(),
+            Dest::Vec(Vec::new()),
+            Load::Unknown,
+            |finished| Ok(one(finished.plan().read())?.map(|(_, bytes)| bytes)),
+        )
+    }
+
+    /// Reads the value of `key` with its version and attributes.
+    pub fn get_value(&self, key: impl Into<Vec<u8>>) -> Pending<Result<Option<Value>, OpError>> {
+        self.get_reads(
+            key.into(),
+            Dest::Vec(Vec::new()),
+            Load::Unknown,
+            |finished| {
+                let found = one(finished.plan().read())?;
+                Ok(found.map(|(meta, bytes)| Value {
+                    bytes,
+                    version: meta.version,
+                    attrs: meta.attrs,
+                }))
+            },
+        )
+    }
+
+    /// Reads the value of `key` into `buffer`, which comes back with the value's length; a miss gives it up.
+    pub fn get_into(
+        &self,
+        key: impl Into<Vec<u8>>,
+        buffer: Vec<u8>,
+    ) -> Pending<Result<Option<(Vec<u8>, usize)>, OpError>> {
+        let load = Load::of_bytes(buffer.len() as u64);
+        self.get_reads(key.into(), Dest::Owned(buffer), load, |finished| {
+            Ok(one(finished.plan().read())?.map(|(meta, buffer)| (buffer, meta.len as usize)))
+        })
+    }
+
+    fn get_reads<T>(
+        &self,
+        key: Vec<u8>,
+        dest: Dest<'static>,
+        load: Load,
+        take: fn(Finished) -> T,
+    ) -> Pending<T> {
+        let options = CallOptions::default();
+        let shared = &self.inner.shared;
+        let items = [(Bytes::Vec(key), dest)];
+        let plan = Plan::reads(
+            &shared.router,
+            items,
+            1,
+            load,
+            shared.deadline(&options),
+            options.namespace,
+        );
+        self.start(plan, &options, take)
+    }
+
+    /// Stores `value` under `key` and returns its version.
+    pub fn put(
+        &self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Bytes<'static>>,
+    ) -> Pending<Result<u64, OpError>> {
+        self.put_with(key, value, Attrs::default(), Condition::None)
+    }
+
+    /// Stores `value` under `key` with attributes, if `condition` holds.
+    pub fn put_with(
+        &self,
+        key: impl Into<Vec<u8>>,
+        value: impl Into<Bytes<'static>>,
+        attrs: Attrs,
+        condition: Condition,
+    ) -> Pending<Result<u64, OpError>> {
+        let (options, shared) = (CallOptions::default(), &self.inner.shared);
+        let items = [(Bytes::Vec(key.into()), value.into(), attrs, condition)];
+        let plan = Plan::writes(&shared.router, items, 1, shared.deadline(&options));
+        self.start(plan, &options, |finished| one(finished.plan().written()))
+    }
+
+    /// Removes `key`; false when it wasn't there.
+    pub fn delete(&self, key: impl Into<Vec<u8>>) -> Pending<Result<bool, OpError>> {
+        self.keys(OpCode::Delete, vec![key.into()], |finished| {
+            one(finished.plan().found())
+        })
+    }
+
+    /// Whether `key` is there.
+    pub fn exists(&self, key: impl Into<Vec<u8>>) -> Pending<Result<bool, OpError>> {
+        self.keys(OpCode::Exists, vec![key.into()], |finished| {
+            one(finished.plan().found())
+        })
+    }
+
+    /// Whether each of `keys` is there, in order.
+    pub fn batch_exists(&self, keys: Vec<Vec<u8>>) -> Pending<Vec<Result<bool, OpError>>> {
+        self.keys(OpCode::Exists, keys, |finished| finished.plan().found())
+    }
+
+    fn keys<T>(&self, code: OpCode, keys: Vec<Vec<u8>>, take: fn(Finished) -> T) -> Pending<T> {
+        let (options, shared) = (CallOptions::default(), &self.inner.shared);
+        let keys = keys.into_iter().map(Bytes::Vec);
+        let plan = Plan::keys(
+            &shared.router,
+            code,
+            keys,
+            shared.deadline(&options),
+            options.namespace,
+        );
+        self.start(plan, &options, take)
+    }
+
+    /// Reads the values of `keys`; one result each, in order.
+    pub fn batch_get(&self, keys: Vec<Vec<u8>>) -> Pending<Vec<Result<Option<Vec<u8>>, OpError>>> {
+        let items = keys
+            .into_iter()
+            .map(|key| (key, Dest::Vec(Vec::new())))
+            .collect();
+        self.reads(items, Load::Bulk, |finished| {
+            let results = finished.plan().read().into_iter();
+            results
+                .map(|result| Ok(result?.map(|(_, bytes)| bytes)))
+                .collect()
+        })
+    }
+
+    /// Reads values into buffers, which come back with the values' lengths.
+    pub fn batch_get_into(
+        &self,
+        items: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Pending<Vec<Result<Option<(Vec<u8>, usize)>, OpError>>> {
+        let bytes = items.iter().map(|(_, buffer)| buffer.len() as u64).sum();
+        let items = items
+            .into_iter()
+            .map(|(key, buffer)| (key, Dest::Owned(buffer)))
+            .collect();
+        self.reads(items, Load::of_bytes(bytes), |finished| {
+            let results = finished.plan().read().into_iter();
+            results
+                .map(|result| Ok(result?.map(|(meta, buffer)| (buffer, meta.len as usize))))
+                .collect()
+        })
+    }
+
+    fn reads<T>(
+        &self,
+        items: Vec<(Vec<u8>, Dest<'static>)>,
+        load: Load,
+        take: fn(Finished) -> T,
+    ) -> Pending<T> {
+        let (options, shared) = (CallOptions::default(), &self.inner.shared);
+        let items = items.into_iter().map(|(key, dest)| (Bytes::Vec(key), dest));
+        let deadline = shared.deadline(&options);
+        let plan = Plan::reads(
+            &shared.router,
+            items,
+            self.entries_max(),
+            load,
+            deadline,
+            options.namespace,
+        );
+        self.start(plan, &options, take)
+    }
+
+    /// Stores `items` and returns their versions, in order. Not atomic: each entry succeeds or fails alone.
+    pub fn batch_put(
+        &self,
+        items: Vec<(Vec<u8>, Bytes<'static>)>,
+    ) -> Pending<Vec<Result<u64, OpError>>> {
+        let (options, shared) = (CallOptions::default(), &self.inner.shared);
+        let entry = |(key, value)| (Bytes::Vec(key), value, Attrs::default(), Condition::None);
+        let plan = Plan::writes(
+            &shared.router,
+            items.into_iter().map(entry),
+            self.entries_max(),
+            shared.deadline(&options),
+        );
+        self.start(plan, &options, |finished| finished.plan().written())
+    }
+
+    /// The key figures of server `server`, by its index.
+    ///
+    /// # Panics
+    /// If there is no such server.
+    pub fn stat(&self, server: usize) -> Pending<Result<ServerStat, OpError>> {
+        assert!(
+            server < self.inner.shared.config.servers.len(),
+            "there is no server {server}"
+        );
+        let options = CallOptions::default();
+        let plan = Plan::bare(server, OpCode::Stat, self.inner.shared.deadline(&options));
+        self.start(plan, &options, |finished| {
+            match finished.plan().bare_reply()? {
+                BareReply::Stat(figures) => Ok(ServerStat(figures)),
+                BareReply::Pong(_) => {
+                    unreachable!("the core answers a request with a reply of its kind")
+                }
+            }
+        })
+    }
+
+    /// Opens every connection now. Returns how many stand.
+    pub fn warmup(&self) -> Pending<Result<usize, OpError>> {
+        let promise = Arc::new(Promise::default());
+        if self
+            .inner
+            .link
+            .send(Command::WarmUp(Arc::clone(&promise)))
+            .is_err()
+        {
+            promise.fulfil(Finished::WarmUp(Err(OpError::Closed)));
+        }
+        let take = |finished| match finished {
+            Finished::WarmUp(result) => result,
+            Finished::Plan(_) => Err(OpError::Closed),
+        };
+        Pending {
+            promise: Some(promise),
+            link: Arc::clone(&self.inner.link),
+            take,
+        }
+    }
+
+    /// As [`crate::Client::register_region`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn register_region(&self, address: usize, len: usize) -> Result<(), RegionError> {
+        self.inner.shared.register_region(address, len)
+    }
+
+    /// As [`crate::Client::deregister_region`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn deregister_region(&self, address: usize, len: usize) -> Result<(), RegionError> {
+        self.inner.shared.deregister_region(address, len)
+    }
+
+    /// The servers, as configured.
+    pub fn servers(&self) -> Vec<String> {
+        self.inner.shared.servers()
+    }
+
+    /// The transport in use, the one asked for, and why they differ.
+    pub fn transport(&self) -> &TransportState {
+        &self.inner.shared.transport
+    }
+
+    /// Servers that call themselves otherwise than this client does.
+    pub fn identity_mismatches(&self) -> Vec<IdentityMismatch> {
+        self.inner.shared.router.mismatches()
+    }
+
+    /// Closes all connections and ends the I/O thread; calls under way fail. Blocks for milliseconds.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        let _ = self.link.send(Command::Close);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // A panic there was reported by the hook already, and every promise fails on its own.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Finished {
+    fn plan(self) -> Plan<'static> {
+        match self {
+            Self::Plan(plan) => plan,
+            Self::WarmUp(_) => unreachable!("a call is fulfilled with its plan"),
+        }
+    }
+}
+
+fn one<T>(mut results: Vec<Result<T, OpError>>) -> Result<T, OpError> {
+    results.pop().unwrap_or(Err(OpError::Closed))
+}
+
+/// The ops of all calls under way.
+struct Table(Slab<Slot>);
+
+struct Slot {
+    op: Op<'static>,
+    call: usize,
+    place: usize,
+}
+
+impl OpTable<'static> for Table {
+    fn op(&self, token: Token) -> Option<&Op<'static>> {
+        self.0.get(token.0 as usize).map(|slot| &slot.op)
+    }
+
+    fn op_mut(&mut self, token: Token) -> Option<&mut Op<'static>> {
+        self.0.get_mut(token.0 as usize).map(|slot| &mut slot.op)
+    }
+}
+
+/// A call under way: its plan, whose ops are in the table and come back one by one.
+struct Running {
+    plan: Plan<'static>,
+    promise: Arc<Promise>,
+    ids: Vec<OpId>,
+    back: Vec<Option<Op<'static>>>,
+    left: usize,
+}
+
+/// What the I/O thread owns.
+struct Driver<M: FrameMac> {
+    core: Core<M>,
+    scribe: Scribe,
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    table: Table,
+    calls: Slab<Running>,
+    warming: Vec<Arc<Promise>>,
+}
+
+impl<M: FrameMac> Driver<M> {
+    fn run(mut self) {
+        while self.turn() {}
+        self.end();
+    }
+
+    /// Takes in what callers ask and works until something happens; false when that was the end.
+    fn turn(&mut self) -> bool {
+        let commands = std::mem::take(&mut self.link.commands.lock().queue);
+        for command in commands {
+            if !self.apply(command) {
+                return false;
+            }
+        }
+        self.warm_up();
+        let polled = self.core.poll(&mut self.table, None);
+        self.reap();
+        if let Err(error) = &polled {
+            tracing::error!(%error, "the client's poller failed; closing the client");
+        }
+        polled.is_ok()
+    }
+
+    /// False when that was the last one.
+    fn apply(&mut self, command: Command) -> bool {
+        match command {
+            Command::Start {
+                plan,
+                since,
+                trace,
+                promise,
+            } => self.start(plan, since, trace, promise),
+            Command::Cancel(promise) => {
+                let call = self
+                    .calls
+                    .iter()
+                    .find(|(_, call)| Arc::ptr_eq(&call.promise, &promise));
+                let ids = call.map(|(_, call)| call.ids.clone()).unwrap_or_default();
+                for id in ids {
+                    self.core.cancel(&mut self.table, id);
+                }
+            }
+            Command::WarmUp(promise) => self.warming.push(promise),
+            Command::Close => return false,
+        }
+        true
+    }
+
+    fn start(
+        &mut self,
+        mut plan: Plan<'static>,
+        since: Tick,
+        trace: Option<TraceContext>,
+        promise: Arc<Promise>,
+    ) {
+        self.scribe.begin(&mut plan.ops, trace, since);
+        let ops = std::mem::take(&mut plan.ops);
+        if ops.is_empty() {
+            promise.fulfil(Finished::Plan(plan));
+            return;
+        }
+        let left = ops.len();
+        let entry = self.calls.vacant_entry();
+        let mut ids = Vec::with_capacity(left);
+        for (place, op) in ops.into_iter().enumerate() {
+            let slot = self.table.0.insert(Slot {
+                op,
+                call: entry.key(),
+                place,
+            });
+            ids.push(
+                self.core
+                    .submit(Token(slot as u64), &mut self.table.0[slot].op, since),
+            );
+        }
+        let back = (0..left).map(|_| None).collect();
+        entry.insert(Running {
+            plan,
+            promise,
+            ids,
+            back,
+            left,
+        });
+    }
+
+    fn reap(&mut self) {
+        while let Some(token) = self.core.next_done() {
+            let Slot {
+                mut op,
+                call,
+                place,
+            } = self.table.0.remove(token.0 as usize);
+            self.scribe.finish(&mut op);
+            let running = &mut self.calls[call];
+            running.back[place] = Some(op);
+            running.left -= 1;
+            if running.left == 0 {
+                let mut done = self.calls.remove(call);
+                done.plan.ops = done.back.into_iter().flatten().collect();
+                done.promise.fulfil(Finished::Plan(done.plan));
+            }
+        }
+        self.shared.note(&mut self.core);
+    }
+
+    fn warm_up(&mut self) {
+        if self.warming.is_empty() {
+            return;
+        }
+        let result = match self.core.warm_up(&mut self.table) {
+            Ok(false) => return,
+            Ok(true) => Ok(self.core.connections_up()),
+            Err(error) => Err(error),
+        };
+        for promise in self.warming.drain(..) {
+            promise.fulfil(Finished::WarmUp(result.clone()));
+        }
+    }
+
+    /// Fails whatever is under way or comes later.
+    fn end(&mut self) {
+        let mut commands = self.link.commands.lock();
+        commands.closed = true;
+        let rest = std::mem::take(&mut commands.queue);
+        drop(commands);
+        for command in rest {
+            self.apply(command);
+        }
+        self.core
+            .close(&mut self.table, &TransportCause::ClientClosed);
+        self.reap();
+        for promise in self.warming.drain(..) {
+            promise.fulfil(Finished::WarmUp(Err(OpError::Closed)));
+        }
+    }
+}

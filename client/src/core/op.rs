@@ -1,0 +1,653 @@
+//! One request frame and its memory, as the caller keeps it while the core works on it.
+//!
+//! The core owns no payload and borrows none between polls: an [`Op`] with its keys, sources and destinations stays in a
+//! table of the caller, which lends it to each poll. So the compiler proves what a NIC would need a fence for: a reply that
+//! comes after a call has returned finds no op, and therefore no buffer to land in. The blocking client's table lives on
+//! the caller's stack and borrows the caller's slices; the async client's table owns what it holds ([`Bytes::Owned`]) until
+//! the op is finished or fenced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use memkv_proto::blocks::TraceContext;
+use memkv_proto::op::{Attrs, Condition, ErrorCode, OpCode, Outcome, PutEntry, Segment};
+use memkv_proto::reply::{Failure, Outcomes, Pong, WriteResults};
+use memkv_proto::request::{encode_keys, encode_ping, encode_stat, encode_writes};
+use memkv_proto::stat::StatKey;
+use memkv_proto::{EncodeError, FrameHead};
+use memkv_telemetry::Timeline;
+use memkv_telemetry::clock::Tick;
+
+use crate::crc::{Running, crc32c};
+use crate::error::OpError;
+use crate::pool::Load;
+
+/// Bytes that a request sends: borrowed for a blocking call, owned (and shared, not copied) for an async one.
+#[derive(Debug, Clone)]
+pub enum Bytes<'a> {
+    /// The caller's memory, untouched and unmoved until the call returns.
+    Borrowed(&'a [u8]),
+    /// Memory that the op owns.
+    Owned(Arc<[u8]>),
+    /// Memory that the op owns, taken over from a `Vec` without a copy.
+    Vec(Vec<u8>),
+}
+
+impl Bytes<'_> {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(slice) => slice,
+            Self::Owned(shared) => shared,
+            Self::Vec(vec) => vec,
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Bytes<'a> {
+    fn from(slice: &'a [u8]) -> Self {
+        Self::Borrowed(slice)
+    }
+}
+
+impl From<Vec<u8>> for Bytes<'_> {
+    fn from(vec: Vec<u8>) -> Self {
+        Self::Vec(vec)
+    }
+}
+
+impl From<Arc<[u8]>> for Bytes<'_> {
+    fn from(shared: Arc<[u8]>) -> Self {
+        Self::Owned(shared)
+    }
+}
+
+/// Where a value goes.
+#[derive(Debug)]
+pub enum Dest<'a> {
+    /// A `Vec` that is allocated once the value's length is known, authenticated and within the limit.
+    Vec(Vec<u8>),
+    /// The caller's buffer; a longer value is [`OpError::BufferTooSmall`].
+    Slice(&'a mut [u8]),
+    /// A buffer that the op owns, handed back with the result.
+    Owned(Vec<u8>),
+}
+
+/// What the server told about a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// The store's sequence number of the put that wrote it.
+    pub version: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Its CRC32C.
+    pub crc: u32,
+    /// Its attributes.
+    pub attrs: Attrs,
+}
+
+/// What became of one entry; `Ok(None)` is a miss.
+pub type EntryResult<T> = Result<Option<T>, OpError>;
+
+/// A value to write.
+#[derive(Debug)]
+pub struct WriteEntry<'a> {
+    /// Its key.
+    pub key: Bytes<'a>,
+    /// Its bytes, sent from where they lie.
+    pub value: Bytes<'a>,
+    /// Its attributes.
+    pub attrs: Attrs,
+    /// When to write it.
+    pub condition: Condition,
+    /// The version it got. A put never misses.
+    pub result: Option<Result<u64, OpError>>,
+}
+
+/// A value to read.
+#[derive(Debug)]
+pub struct ReadEntry<'a> {
+    /// Its key.
+    pub key: Bytes<'a>,
+    /// Where it goes.
+    pub dest: Dest<'a>,
+    /// What is known of it, once it is whole and verified.
+    pub result: Option<EntryResult<Meta>>,
+    pub(crate) state: Receiving,
+}
+
+/// How far a value has come in: `planned` bytes are announced by segments, `got` of them have arrived.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Receiving {
+    #[default]
+    Nothing,
+    /// Bytes land in `dest`.
+    Into {
+        meta: Meta,
+        planned: u64,
+        got: u64,
+        crc: Running,
+    },
+    /// Bytes are dropped: the destination is too small.
+    Discard { meta: Meta, planned: u64, got: u64 },
+}
+
+impl<'a> ReadEntry<'a> {
+    /// An entry that hasn't been sent yet.
+    pub fn new(key: Bytes<'a>, dest: Dest<'a>) -> Self {
+        Self {
+            key,
+            dest,
+            result: None,
+            state: Receiving::Nothing,
+        }
+    }
+}
+
+/// A key to delete or to look for.
+#[derive(Debug)]
+pub struct KeyEntry<'a> {
+    /// The key.
+    pub key: Bytes<'a>,
+    /// Whether it was there.
+    pub result: Option<Result<bool, OpError>>,
+}
+
+/// What a request carries.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// Put and BatchWrite.
+    Write(Vec<WriteEntry<'a>>),
+    /// Get and BatchRead.
+    Read(Vec<ReadEntry<'a>>),
+    /// Delete and Exists.
+    Keys(Vec<KeyEntry<'a>>),
+    /// Ping and Stat: nothing goes out.
+    Bare(Option<Result<BareReply, OpError>>),
+}
+
+/// What comes back to a request without entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BareReply {
+    /// To a Ping.
+    Pong(Pong),
+    /// To a Stat: the figures that this build knows.
+    Stat(Vec<(StatKey, u64)>),
+}
+
+/// When the steps of an op happened; absent where one was not reached.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Steps {
+    /// It was submitted to the core.
+    pub submitted: Option<Tick>,
+    /// Its frame began to be made: its values to be checksummed.
+    pub begun: Option<Tick>,
+    /// Its frame was sealed and may leave.
+    pub sealed: Option<Tick>,
+    /// The last byte of its frame was handed to the kernel.
+    pub sent: Option<Tick>,
+    /// The first frame of its reply was authenticated.
+    pub answered: Option<Tick>,
+    /// All its entries were settled.
+    pub settled: Option<Tick>,
+}
+
+/// One request frame: what it asks, the memory it works on, and what became of it.
+#[derive(Debug)]
+pub struct Op<'a> {
+    /// Which server it goes to.
+    pub server: usize,
+    /// What it asks.
+    pub code: OpCode,
+    /// Which connections it may use.
+    pub load: Load,
+    /// When it is given up.
+    pub deadline: Tick,
+    /// The name space of its keys; writes have one per entry.
+    pub namespace: u32,
+    /// The caller's span, parent of the server's.
+    pub trace: Option<TraceContext>,
+    /// Its entries.
+    pub body: Body<'a>,
+    /// When its steps happened.
+    pub steps: Steps,
+    /// The server's span, where it told.
+    pub reply_span: Option<[u8; 8]>,
+    /// Its record, where somebody exports it.
+    pub(crate) timeline: Option<Box<Timeline>>,
+    unsettled: usize,
+}
+
+/// Where the bytes of a segment go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sink {
+    /// To the entry's destination.
+    Entry,
+    /// Nowhere.
+    Discard,
+}
+
+impl<'a> Op<'a> {
+    /// A request that was not sent yet.
+    pub fn new(server: usize, code: OpCode, load: Load, deadline: Tick, body: Body<'a>) -> Self {
+        let unsettled = match &body {
+            Body::Write(entries) => entries.len(),
+            Body::Read(entries) => entries.len(),
+            Body::Keys(entries) => entries.len(),
+            Body::Bare(_) => 1,
+        };
+        Self {
+            server,
+            code,
+            load,
+            deadline,
+            namespace: 0,
+            trace: None,
+            body,
+            steps: Steps::default(),
+            reply_span: None,
+            timeline: None,
+            unsettled,
+        }
+    }
+
+    /// Whether every entry has its result.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled == 0
+    }
+
+    /// The bytes of entry `idx` that follow the control part of a write.
+    pub(crate) fn payload(&self, idx: usize) -> &[u8] {
+        match &self.body {
+            Body::Write(entries) => entries.get(idx).map_or(&[], |entry| entry.value.as_slice()),
+            _ => &[],
+        }
+    }
+
+    /// How many entries have payload to send.
+    pub(crate) fn payload_count(&self) -> usize {
+        match &self.body {
+            Body::Write(entries) => entries.len(),
+            _ => 0,
+        }
+    }
+
+    /// Settles whatever has no result yet.
+    pub(crate) fn fail_unsettled(&mut self, error: &OpError) {
+        match &mut self.body {
+            Body::Write(entries) => {
+                for entry in entries.iter_mut().filter(|entry| entry.result.is_none()) {
+                    entry.result = Some(Err(error.clone()));
+                }
+            }
+            Body::Read(entries) => {
+                for entry in entries.iter_mut().filter(|entry| entry.result.is_none()) {
+                    entry.result = Some(Err(error.clone()));
+                }
+            }
+            Body::Keys(entries) => {
+                for entry in entries.iter_mut().filter(|entry| entry.result.is_none()) {
+                    entry.result = Some(Err(error.clone()));
+                }
+            }
+            Body::Bare(result) => {
+                result.get_or_insert_with(|| Err(error.clone()));
+            }
+        }
+        self.unsettled = 0;
+    }
+
+    /// Puts a read that can be sent again back into its first state; true when it is one.
+    pub(crate) fn reset_read(&mut self) -> bool {
+        match &mut self.body {
+            Body::Read(entries) => {
+                for entry in entries.iter_mut() {
+                    entry.result = None;
+                    entry.state = Receiving::Nothing;
+                }
+                self.unsettled = entries.len();
+            }
+            Body::Keys(entries) if self.code == OpCode::Exists => {
+                for entry in entries.iter_mut() {
+                    entry.result = None;
+                }
+                self.unsettled = entries.len();
+            }
+            _ => return false,
+        }
+        self.steps = Steps {
+            submitted: self.steps.submitted,
+            ..Steps::default()
+        };
+        true
+    }
+
+    /// Takes in the reply to a write.
+    ///
+    /// # Errors
+    /// What rule of the protocol the peer broke.
+    pub(crate) fn written(
+        &mut self,
+        server: &Arc<str>,
+        results: &WriteResults<'_>,
+    ) -> Result<(), &'static str> {
+        let Body::Write(entries) = &mut self.body else {
+            return Err("reply of another op than the request's");
+        };
+        if results.len() != entries.len() {
+            return Err("reply has another number of entries than the request");
+        }
+        for (entry, result) in entries.iter_mut().zip(results.iter()) {
+            let settled = match result.outcome {
+                Outcome::Ok => Ok(result.version),
+                Outcome::Error(code) => {
+                    Err(server_error(server, code, results.retry_after_us(), ""))
+                }
+                Outcome::Miss => return Err("a put can't miss"),
+            };
+            settle(&mut entry.result, &mut self.unsettled, settled)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in the reply to a delete or exists.
+    ///
+    /// # Errors
+    /// What rule of the protocol the peer broke.
+    pub(crate) fn outcomes(
+        &mut self,
+        server: &Arc<str>,
+        outcomes: &Outcomes<'_>,
+    ) -> Result<(), &'static str> {
+        let Body::Keys(entries) = &mut self.body else {
+            return Err("reply of another op than the request's");
+        };
+        if outcomes.len() != entries.len() {
+            return Err("reply has another number of entries than the request");
+        }
+        for (entry, outcome) in entries.iter_mut().zip(outcomes.iter()) {
+            let settled = match outcome {
+                Outcome::Ok => Ok(true),
+                Outcome::Miss => Ok(false),
+                Outcome::Error(code) => {
+                    Err(server_error(server, code, outcomes.retry_after_us(), ""))
+                }
+            };
+            settle(&mut entry.result, &mut self.unsettled, settled)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in that the whole request failed.
+    pub(crate) fn failed(&mut self, server: &Arc<str>, failure: &Failure<'_>) {
+        self.fail_unsettled(&server_error(
+            server,
+            failure.code,
+            failure.retry_after_us,
+            failure.detail,
+        ));
+    }
+
+    /// Takes in what a part of a reply says of one value, and says where the segment's bytes go.
+    ///
+    /// # Errors
+    /// What rule of the protocol the peer broke.
+    pub(crate) fn value(
+        &mut self,
+        server: &Arc<str>,
+        segment: &Segment,
+        retry_after_us: u32,
+    ) -> Result<Sink, &'static str> {
+        let Body::Read(entries) = &mut self.body else {
+            return Err("reply of another op than the request's");
+        };
+        let idx = segment.entry_idx as usize;
+        let entry = entries
+            .get_mut(idx)
+            .ok_or("reply names an entry that the request doesn't have")?;
+        let settled = match segment.outcome {
+            Outcome::Ok => {
+                let sink = entry.begin(segment)?;
+                if segment.value_len == 0 && entry.advance(server, 0) {
+                    self.unsettled -= 1;
+                }
+                return Ok(sink);
+            }
+            Outcome::Miss => Ok(None),
+            Outcome::Error(code) => Err(server_error(server, code, retry_after_us, "")),
+        };
+        settle(&mut entry.result, &mut self.unsettled, settled)?;
+        Ok(Sink::Discard)
+    }
+
+    /// The rest of entry `idx`'s destination, at most `want` bytes of it; `None` where its bytes are dropped.
+    pub(crate) fn dest(&mut self, idx: usize, want: usize) -> Option<&mut [u8]> {
+        let Body::Read(entries) = &mut self.body else {
+            return None;
+        };
+        let entry = entries.get_mut(idx)?;
+        let Receiving::Into { got, .. } = entry.state else {
+            return None;
+        };
+        let start = got as usize;
+        Some(&mut entry.dest.as_mut_slice()[start..start + want])
+    }
+
+    /// The `count` bytes of entry `idx` that came last and that [`Op::advance`] doesn't know of yet.
+    pub(crate) fn filled(&self, idx: usize, count: usize) -> Option<&[u8]> {
+        let Body::Read(entries) = &self.body else {
+            return None;
+        };
+        let entry = entries.get(idx)?;
+        let Receiving::Into { got, .. } = entry.state else {
+            return None;
+        };
+        entry
+            .dest
+            .as_slice()
+            .get(got as usize..got as usize + count)
+    }
+
+    /// Notes that `count` bytes of entry `idx` have come in (into [`Op::dest`], or to be dropped).
+    pub(crate) fn advance(&mut self, server: &Arc<str>, idx: usize, count: usize) {
+        let Body::Read(entries) = &mut self.body else {
+            return;
+        };
+        let Some(entry) = entries.get_mut(idx) else {
+            return;
+        };
+        if entry.advance(server, count) {
+            self.unsettled -= 1;
+        }
+    }
+
+    /// Settles a request without entries.
+    ///
+    /// # Errors
+    /// When the request has entries.
+    pub(crate) fn bare(&mut self, reply: BareReply) -> Result<(), &'static str> {
+        let Body::Bare(result) = &mut self.body else {
+            return Err("reply of another op than the request's");
+        };
+        settle(result, &mut self.unsettled, Ok(reply))
+    }
+}
+
+fn server_error(server: &Arc<str>, code: ErrorCode, retry_after_us: u32, detail: &str) -> OpError {
+    OpError::Server {
+        server: Arc::clone(server),
+        code,
+        retry_after: (retry_after_us > 0).then(|| Duration::from_micros(retry_after_us.into())),
+        detail: detail.into(),
+    }
+}
+
+fn settle<T>(
+    result: &mut Option<Result<T, OpError>>,
+    unsettled: &mut usize,
+    value: Result<T, OpError>,
+) -> Result<(), &'static str> {
+    if result.is_some() {
+        return Err("reply settles an entry twice");
+    }
+    *result = Some(value);
+    *unsettled -= 1;
+    Ok(())
+}
+
+impl ReadEntry<'_> {
+    fn begin(&mut self, segment: &Segment) -> Result<Sink, &'static str> {
+        if self.result.is_some() {
+            return Err("reply settles an entry twice");
+        }
+        let meta = Meta {
+            version: segment.version,
+            len: segment.value_len,
+            crc: segment.crc,
+            attrs: segment.attrs,
+        };
+        if matches!(self.state, Receiving::Nothing) {
+            // The decoder has refused lengths above the protocol's limit.
+            self.state = self.dest.prepare(meta);
+        }
+        let (Receiving::Into {
+            meta: known,
+            planned,
+            ..
+        }
+        | Receiving::Discard {
+            meta: known,
+            planned,
+            ..
+        }) = &mut self.state
+        else {
+            return Err("value without a destination");
+        };
+        // A value that was overwritten half way must not be glued together from two versions.
+        if *known != meta {
+            return Err("segments of one value disagree about it");
+        }
+        if segment.offset != *planned || u64::from(segment.chunk_len) > meta.len - *planned {
+            return Err("segment isn't the next one of its value");
+        }
+        *planned += u64::from(segment.chunk_len);
+        Ok(if matches!(self.state, Receiving::Into { .. }) {
+            Sink::Entry
+        } else {
+            Sink::Discard
+        })
+    }
+
+    /// True when that settled the entry.
+    fn advance(&mut self, server: &Arc<str>, count: usize) -> bool {
+        if self.result.is_some() {
+            return false;
+        }
+        match &mut self.state {
+            Receiving::Nothing => false,
+            Receiving::Into { meta, got, crc, .. } => {
+                let start = *got as usize;
+                crc.update(&self.dest.as_slice()[start..start + count]);
+                *got += count as u64;
+                if *got < meta.len {
+                    return false;
+                }
+                let have = crc.value();
+                self.result = Some(if have == meta.crc {
+                    Ok(Some(*meta))
+                } else {
+                    Err(OpError::Corrupt {
+                        server: Arc::clone(server),
+                        want: meta.crc,
+                        got: have,
+                    })
+                });
+                true
+            }
+            Receiving::Discard { meta, got, .. } => {
+                *got += count as u64;
+                if *got < meta.len {
+                    return false;
+                }
+                let have = self.dest.as_slice().len() as u64;
+                self.result = Some(Err(OpError::BufferTooSmall {
+                    need: meta.len,
+                    have,
+                }));
+                true
+            }
+        }
+    }
+}
+
+impl Dest<'_> {
+    /// Makes room for a value whose length is authenticated and within the limit.
+    fn prepare(&mut self, meta: Meta) -> Receiving {
+        let fits = match self {
+            Self::Vec(vec) => {
+                // Zeroed pages come from the kernel; a copy-free uninitialised buffer would save one pass over small values.
+                *vec = vec![0; meta.len as usize];
+                true
+            }
+            Self::Slice(slice) => slice.len() as u64 >= meta.len,
+            Self::Owned(buffer) => buffer.len() as u64 >= meta.len,
+        };
+        let (planned, got) = (0, 0);
+        if fits {
+            Receiving::Into {
+                meta,
+                planned,
+                got,
+                crc: Running::new(),
+            }
+        } else {
+            Receiving::Discard { meta, planned, got }
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Vec(vec) | Self::Owned(vec) => vec,
+            Self::Slice(slice) => slice,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        match self {
+            Self::Vec(vec) | Self::Owned(vec) => vec,
+            Self::Slice(slice) => slice,
+        }
+    }
+}
+
+impl Op<'_> {
+    /// Appends the control part and says what the frame's head is. Values are checksummed here, right before they leave.
+    ///
+    /// # Errors
+    /// When the op breaks a limit that whoever planned it must keep.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<FrameHead, EncodeError> {
+        let trace = self.trace.as_ref();
+        match &self.body {
+            Body::Write(entries) => {
+                let entries = entries.iter().map(|entry| PutEntry {
+                    key: entry.key.as_slice(),
+                    attrs: entry.attrs,
+                    condition: entry.condition,
+                    value_len: entry.value.as_slice().len() as u64,
+                    crc: crc32c(entry.value.as_slice()),
+                });
+                encode_writes(out, self.code, trace, entries)
+            }
+            Body::Read(entries) => {
+                let keys = entries.iter().map(|entry| entry.key.as_slice());
+                encode_keys(out, self.code, trace, self.namespace, keys)
+            }
+            Body::Keys(entries) => {
+                let keys = entries.iter().map(|entry| entry.key.as_slice());
+                encode_keys(out, self.code, trace, self.namespace, keys)
+            }
+            Body::Bare(_) if self.code == OpCode::Stat => Ok(encode_stat()),
+            Body::Bare(_) => Ok(encode_ping(out, 0)),
+        }
+    }
+}

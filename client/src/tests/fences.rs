@@ -1,0 +1,327 @@
+//! Deadlines: a call that gives up leaves nothing behind that could touch its memory or overtake its successor.
+
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use memkv_proto::op::{OpCode, Outcome};
+use memkv_proto::reply::WriteResult;
+use memkv_proto::request::Request;
+
+use super::peer::{Asked, Identity, pattern, serve};
+use super::verbs::block_on;
+use super::{client, config};
+use crate::{AsyncClient, CallOptions, Client, OpError, TransportCause};
+
+fn soon() -> CallOptions {
+    CallOptions {
+        timeout: Some(Duration::from_millis(60)),
+        ..CallOptions::default()
+    }
+}
+
+fn cause<T: std::fmt::Debug>(result: Result<T, OpError>) -> TransportCause {
+    match result {
+        Err(OpError::Transport { cause, .. }) => cause,
+        other => panic!("expected a transport error, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_timed_out_put_is_fenced_before_it_is_reported() {
+    let (log, asked) = mpsc::channel();
+    let log = Mutex::new(log);
+    let address = serve(Identity::default(), move |idx, peer| {
+        let mut stalled: Option<Asked> = None;
+        while let Some(asked) = peer.next() {
+            log.lock()
+                .unwrap()
+                .send((idx, asked.op(), Instant::now()))
+                .unwrap();
+            match asked.request() {
+                Request::Put(_) if stalled.is_none() => stalled = Some(asked),
+                Request::Cancel { request_id } => {
+                    assert_eq!(request_id, stalled.as_ref().unwrap().head.request_id);
+                    // A while passes until the server has let go of it.
+                    std::thread::sleep(Duration::from_millis(80));
+                    peer.cancelled(&asked);
+                }
+                _ => peer.written(
+                    &asked,
+                    &[WriteResult {
+                        outcome: Outcome::Ok,
+                        version: 2,
+                    }],
+                ),
+            }
+        }
+    });
+    let client = client(&[address]);
+    let start = Instant::now();
+    let got = cause(client.with(&soon()).put(b"k", b"first"));
+    assert!(matches!(got, TransportCause::DeadlineFenced), "{got:?}");
+    let reported = start.elapsed();
+    assert!(
+        reported >= Duration::from_millis(130),
+        "reported after {reported:?}, before the server let go"
+    );
+    assert_eq!(client.put(b"k", b"second").unwrap(), 2);
+    let ops: Vec<(usize, OpCode)> = asked.try_iter().map(|(idx, op, _)| (idx, op)).collect();
+    assert_eq!(
+        ops,
+        [(0, OpCode::Put), (0, OpCode::Cancel), (0, OpCode::Put)],
+        "one connection, nothing sent twice"
+    );
+}
+
+#[test]
+fn without_an_acknowledgement_the_connection_is_closed_first() {
+    let (gone, closed) = mpsc::channel();
+    let gone = Mutex::new(gone);
+    let address = serve(Identity::default(), move |idx, peer| {
+        while let Some(asked) = peer.next() {
+            if idx > 0 {
+                peer.written(
+                    &asked,
+                    &[WriteResult {
+                        outcome: Outcome::Ok,
+                        version: 2,
+                    }],
+                );
+            }
+        }
+        gone.lock().unwrap().send(idx).unwrap();
+    });
+    let client = client(&[address]);
+    let got = cause(client.with(&soon()).put(b"k", b"first"));
+    assert!(matches!(got, TransportCause::DeadlineClosed), "{got:?}");
+    assert_eq!(
+        closed.recv_timeout(Duration::from_secs(5)),
+        Ok(0),
+        "the peer sees the connection end"
+    );
+    assert_eq!(client.put(b"k", b"second").unwrap(), 2);
+}
+
+#[test]
+fn a_peer_that_never_reads_is_given_up_in_time() {
+    let address = serve(Identity::default(), |_, peer| {
+        std::thread::sleep(Duration::from_secs(20));
+        drop(peer.stream.try_clone());
+    });
+    let client = client(&[address]);
+    let value = vec![1; 64 << 20];
+    let start = Instant::now();
+    let got = cause(client.with(&soon()).put(b"k", &value));
+    assert!(matches!(got, TransportCause::DeadlineClosed), "{got:?}");
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn a_late_reply_never_lands_in_a_reused_buffer() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let address = serve(Identity::default(), move |_, peer| {
+        let first = peer.next().unwrap();
+        let late = peer.value(&first, &pattern(66, 200_000));
+        // Half of the reply, then nothing until the client has given up and uses its buffer for something else.
+        peer.write(&late[..100_000]);
+        wait.lock().unwrap().recv().unwrap();
+        peer.write(&late[100_000..]);
+        while let Some(asked) = peer.next() {
+            match asked.op() {
+                OpCode::Cancel => peer.cancelled(&asked),
+                _ => {
+                    let bytes = peer.value(&asked, b"good");
+                    peer.write(&bytes);
+                }
+            }
+        }
+    });
+    let client = client(&[address]);
+    let mut buffer = vec![0; 200_000];
+    let got = cause(client.with(&soon()).get_into(b"k", &mut buffer));
+    assert!(
+        matches!(
+            got,
+            TransportCause::DeadlineClosed | TransportCause::DeadlineFenced
+        ),
+        "{got:?}"
+    );
+    buffer.fill(0x77);
+    go.send(()).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let _ = client.ping(0);
+    assert!(buffer.iter().all(|byte| *byte == 0x77));
+}
+
+#[test]
+fn an_answer_that_races_the_cancellation_wins() {
+    let address = serve(Identity::default(), |_, peer| {
+        let mut stalled: Option<Asked> = None;
+        while let Some(asked) = peer.next() {
+            match (asked.op(), stalled.take()) {
+                (OpCode::Cancel, Some(first)) => {
+                    let bytes = peer.value(&first, b"just in time");
+                    peer.write(&bytes);
+                    peer.cancelled(&asked);
+                }
+                (OpCode::Get, None) => stalled = Some(asked),
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    let client = client(&[address]);
+    for _ in 0..2 {
+        assert_eq!(
+            client.with(&soon()).get(b"k").unwrap().unwrap(),
+            b"just in time"
+        );
+    }
+}
+
+#[test]
+fn the_server_gets_what_is_left_of_the_deadline() {
+    let (budget, told) = mpsc::channel();
+    let budget = Mutex::new(budget);
+    let address = serve(Identity::default(), move |_, peer| {
+        while let Some(asked) = peer.next() {
+            budget.lock().unwrap().send(asked.head.deadline_us).unwrap();
+            let bytes = peer.value(&asked, b"v");
+            peer.write(&bytes);
+        }
+    });
+    let client = client(&[address]);
+    let options = CallOptions {
+        timeout: Some(Duration::from_secs(2)),
+        ..CallOptions::default()
+    };
+    client.with(&options).get(b"k").unwrap();
+    let told = told.recv().unwrap();
+    assert!((1_000_000..=2_000_000).contains(&told), "{told} µs");
+}
+
+#[test]
+fn small_calls_pass_bulk_that_is_stuck_even_with_one_connection_configured() {
+    let address = serve(Identity::default(), |_, peer| {
+        while let Some(asked) = peer.next() {
+            match asked.op() {
+                OpCode::Exists => peer.outcomes(&asked, &[Outcome::Ok]),
+                OpCode::Cancel => peer.cancelled(&asked),
+                _ => {}
+            }
+        }
+    });
+    let client = client(&[address]);
+    std::thread::scope(|scope| {
+        let options = CallOptions {
+            timeout: Some(Duration::from_secs(2)),
+            ..CallOptions::default()
+        };
+        let bulk = scope.spawn({
+            let client = &client;
+            move || client.with(&options).batch_get(&[b"a", b"b"])
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        let start = Instant::now();
+        assert!(client.exists(b"k").unwrap());
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            start.elapsed()
+        );
+        assert!(!bulk.is_finished(), "the bulk call still waits");
+        assert!(bulk.join().unwrap().iter().all(Result::is_err));
+    });
+    let client = AsyncClient::new(config(&[address])).unwrap();
+    let stuck = client.batch_get(vec![b"a".to_vec(), b"b".to_vec()]);
+    assert!(block_on(client.exists(b"k".to_vec())).unwrap());
+    drop(stuck);
+}
+
+#[test]
+fn when_every_lane_is_out_a_call_fails_at_its_deadline_unsent() {
+    let address = serve(
+        Identity::default(),
+        |_, peer| while peer.next().is_some() {},
+    );
+    let mut config = config(&[address]);
+    config.fence_timeout = Duration::from_secs(5);
+    let client = Client::new(config).unwrap();
+    std::thread::scope(|scope| {
+        let options = CallOptions {
+            timeout: Some(Duration::from_millis(400)),
+            ..CallOptions::default()
+        };
+        scope.spawn({
+            let client = &client;
+            move || client.with(&options).batch_get(&[b"a", b"b"])
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        let got = client
+            .with(&soon())
+            .put(b"k", &vec![0; 1 << 20])
+            .unwrap_err();
+        assert!(
+            matches!(got, OpError::NoLane { .. }) && got.nothing_sent(),
+            "{got:?}"
+        );
+    });
+}
+
+#[test]
+fn dropping_a_future_cancels_its_call_and_keeps_its_memory_until_that_is_acknowledged() {
+    let (log, asked) = mpsc::channel();
+    let log = Mutex::new(log);
+    let address = serve(Identity::default(), move |_, peer| {
+        while let Some(asked) = peer.next() {
+            log.lock().unwrap().send(asked.op()).unwrap();
+            if asked.op() == OpCode::Cancel {
+                std::thread::sleep(Duration::from_millis(100));
+                peer.cancelled(&asked);
+            }
+        }
+    });
+    let client = AsyncClient::new(config(&[address])).unwrap();
+    let value: Arc<[u8]> = pattern(1, 100_000).into();
+    let call = client.put(b"k".to_vec(), Arc::clone(&value));
+    assert_eq!(asked.recv_timeout(Duration::from_secs(5)), Ok(OpCode::Put));
+    drop(call);
+    assert_eq!(
+        asked.recv_timeout(Duration::from_secs(5)),
+        Ok(OpCode::Cancel)
+    );
+    assert_eq!(Arc::strong_count(&value), 2, "the op still holds the value");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Arc::strong_count(&value) > 1 {
+        assert!(
+            Instant::now() < deadline,
+            "the value is let go once the cancellation is acknowledged"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn closing_the_async_client_fails_what_is_under_way() {
+    let address = serve(
+        Identity::default(),
+        |_, peer| while peer.next().is_some() {},
+    );
+    let client = AsyncClient::new(config(&[address])).unwrap();
+    let calls: Vec<_> = (0..10)
+        .map(|n| client.get(format!("{n}").into_bytes()))
+        .collect();
+    std::thread::sleep(Duration::from_millis(50));
+    client.close();
+    for call in calls {
+        assert!(matches!(
+            cause(block_on(call)),
+            TransportCause::ClientClosed
+        ));
+    }
+}
