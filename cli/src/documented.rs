@@ -1,6 +1,8 @@
-//! Every documented key, written down by hand: default, a value that differs from it, and the variable that overrides it.
+//! Every documented key, written down by hand: default, a value that differs from it, and the
+//! variable that overrides it.
 //!
-//! The tables are the documentation's, not the code's: a key that the code lacks, renames or gives another default fails here.
+//! The tables are the documentation's, not the code's: a key that the code lacks, renames or gives
+//! another default fails here.
 
 use std::fs;
 use std::path::PathBuf;

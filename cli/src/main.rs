@@ -1,7 +1,7 @@
 //! memkv: one program for servers, clients and those who run them.
 //!
-//! Each verb is a module: its arguments, its help with examples, and `run`. What a verb prints for programs goes to stdout,
-//! everything else to stderr. Exit codes are listed in [`exit`].
+//! Each verb is a module: its arguments, its help with examples, and `run`. What a verb prints for
+//! programs goes to stdout, everything else to stderr. Exit codes are listed in [`exit`].
 #![forbid(unsafe_code)]
 
 mod completions;

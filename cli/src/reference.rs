@@ -1,4 +1,5 @@
-//! Committed files that follow from the code; `MEMKV_BLESS=1` writes what these tests otherwise compare.
+//! Committed files that follow from the code; `MEMKV_BLESS=1` writes what these tests otherwise
+//! compare.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
-//! `memkv setup`: looks at drives, blanks them for memkv, and writes the configuration of a server on them.
+//! `memkv setup`: looks at drives, blanks them for memkv, and writes the configuration of a server
+//! on them.
 //!
-//! Nothing is touched before every drive was found fit, or `--force` given. Blank drives are formatted by the server's first
-//! start, which knows their share of the store.
+//! Nothing is touched before every drive was found fit, or `--force` given. Blank drives are
+//! formatted by the server's first start, which knows their share of the store.
 
 mod media;
 mod wipe;
@@ -204,7 +205,8 @@ fn mode_of(drives: &[Media]) -> Result<Mode, Failure> {
     }
 }
 
-/// The pool: the huge pages that are reserved, where there are any worth it; else 80 % of the RAM that is free.
+/// The pool: the huge pages that are reserved, where there are any worth it; else 80 % of the RAM
+/// that is free.
 fn pool_size(mode: Mode, facts: &Facts) -> ByteSize {
     let reserved = facts.hugepages_free_bytes.unwrap_or(0);
     let share = facts.ram_available_bytes.unwrap_or(1 << 30) / 10 * 8;

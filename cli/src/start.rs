@@ -28,7 +28,8 @@ pub(crate) struct Start {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
-    /// Run on an embedded configuration: 127.0.0.1:9900, files under ./data, a 256 MiB pool, a key under $HOME
+    /// Run on an embedded configuration: 127.0.0.1:9900, files under ./data, a 256 MiB pool, a key
+    /// under $HOME
     #[arg(long, conflicts_with = "config")]
     dev: bool,
     /// Print every effective value and where it came from, and stop

@@ -1,10 +1,13 @@
-//! The configuration that the server runs on: checked, in typed units, with where each value came from.
+//! The configuration that the server runs on: checked, in typed units, with where each value came
+//! from.
 //!
-//! [`raw::RawConfig`] is the YAML as written; [`Config`] is built from it by destructuring it exhaustively. Values come, weakest
-//! first, from the defaults, the file, the environment and flags. What only the machine knows comes in as [`Facts`], so that
-//! every rule and refusal is a pure function.
+//! [`raw::RawConfig`] is the YAML as written; [`Config`] is built from it by destructuring it
+//! exhaustively. Values come, weakest first, from the defaults, the file, the environment and
+//! flags. What only the machine knows comes in as [`Facts`], so that every rule and refusal is a
+//! pure function.
 //!
-//! `MEMKV_CONFIG` names the *client's* file, and is often set for a whole host; the server therefore doesn't read it.
+//! `MEMKV_CONFIG` names the *client's* file, and is often set for a whole host; the server
+//! therefore doesn't read it.
 
 mod check;
 mod facts;
@@ -319,7 +322,8 @@ pub struct AuthKeys {
 }
 
 impl Config {
-    /// The embedded configuration for trying memkv out: loopback, file mode under `./data`, a 256 MiB pool, the development key.
+    /// The embedded configuration for trying memkv out: loopback, file mode under `./data`, a 256
+    /// MiB pool, the development key.
     ///
     /// # Errors
     /// When variables or options make it invalid.
@@ -356,7 +360,8 @@ impl Config {
         &self.warnings
     }
 
-    /// The keys to authenticate with; makes the development key under `home` where it is needed and isn't there.
+    /// The keys to authenticate with; makes the development key under `home` where it is needed and
+    /// isn't there.
     ///
     /// # Errors
     /// When the development key is needed and can't be had.

@@ -46,7 +46,8 @@ const OTHERS: &[&str] = &[
 
 /// Captures what the server reads of this process's environment.
 ///
-/// A value that isn't UTF-8 keeps its readable part, so that its field refuses it by name rather than overlooking it.
+/// A value that isn't UTF-8 keeps its readable part, so that its field refuses it by name rather
+/// than overlooking it.
 pub fn capture() -> Environment {
     let ours = |name: &str| name.starts_with("MEMKV_") || OTHERS.contains(&name);
     std::env::vars_os()
@@ -69,7 +70,8 @@ pub fn slab_double_free_trace(environment: &Environment) -> bool {
 
 /// Variables that look like a misspelt one of ours, each with the one that was probably meant.
 ///
-/// Others that begin with `MEMKV_` are left alone: a Kubernetes service named memkv puts a dozen of them in every pod.
+/// Others that begin with `MEMKV_` are left alone: a Kubernetes service named memkv puts a dozen of
+/// them in every pod.
 pub fn misspelt_variables(environment: &Environment) -> Vec<(String, &'static str)> {
     let unknown = environment
         .names()

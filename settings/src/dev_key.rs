@@ -1,8 +1,10 @@
-//! The development key: a random shared key in a file of the user's, for servers and clients on one host.
+//! The development key: a random shared key in a file of the user's, for servers and clients on one
+//! host.
 //!
-//! It stands in for `auth_key` on loopback only. Whichever side comes first creates `$HOME/.memkv/dev-key` (mode 0600, in a
-//! directory of mode 0700); the other reads it. Anyone who can read the file is let in, so a file that others can read, that
-//! belongs to somebody else or that is no regular file is refused.
+//! It stands in for `auth_key` on loopback only. Whichever side comes first creates
+//! `$HOME/.memkv/dev-key` (mode 0600, in a directory of mode 0700); the other reads it. Anyone who
+//! can read the file is let in, so a file that others can read, that belongs to somebody else or
+//! that is no regular file is refused.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -90,7 +92,8 @@ pub fn load_or_create(home: Option<&Path>) -> Result<DevKey, DevKeyError> {
         path: path.clone(),
         source,
     })?;
-    // Read back even what we made: another process may have linked its own first, and one key must win.
+    // Read back even what we made: another process may have linked its own first, and one key must
+    // win.
     let key = read(&path)?.ok_or_else(|| DevKeyError::Io {
         path: path.clone(),
         source: io::Error::from(io::ErrorKind::NotFound),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 /// A snapshot of environment variables.
 ///
-/// An empty variable counts as unset, as is customary; a value is trimmed of white space at both ends (a trailing newline from
-/// `$(cat key)` is the common accident).
+/// An empty variable counts as unset, as is customary; a value is trimmed of white space at both
+/// ends (a trailing newline from `$(cat key)` is the common accident).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment(BTreeMap<String, String>);
 

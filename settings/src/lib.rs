@@ -1,8 +1,9 @@
 //! Typed configuration: YAML and environment in, checked fields with their provenance out.
 //!
-//! A configuration is declared once, with [`section!`]: each field's name, type, default, environment variables, rule and
-//! documentation. Everything else derives from that declaration: which keys are known (and which is meant by a misspelt one),
-//! how they are read, the table of effective values, the documented example files.
+//! A configuration is declared once, with [`section!`]: each field's name, type, default,
+//! environment variables, rule and documentation. Everything else derives from that declaration:
+//! which keys are known (and which is meant by a misspelt one), how they are read, the table of
+//! effective values, the documented example files.
 //!
 //! ```
 //! use memkv_settings::{ByteSize, Environment, LoadOptions, Setting, load, section};
@@ -21,10 +22,12 @@
 //! assert_eq!(loaded.value.max_size.source.to_string(), "app.yaml:1");
 //! ```
 //!
-//! What it promises: every problem of a file is reported, not only the first; a message names field, value, bound and remedy
-//! and never holds a secret; memory and time are bounded by the file's size (at most 1 MiB), whatever it holds.
+//! What it promises: every problem of a file is reported, not only the first; a message names
+//! field, value, bound and remedy and never holds a secret; memory and time are bounded by the
+//! file's size (at most 1 MiB), whatever it holds.
 //!
-//! What it doesn't do: read the environment (callers hand in an [`Environment`]), or resolve what only the machine knows.
+//! What it doesn't do: read the environment (callers hand in an [`Environment`]), or resolve what
+//! only the machine knows.
 #![forbid(unsafe_code)]
 
 pub mod dev_key;

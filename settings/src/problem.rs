@@ -78,7 +78,8 @@ pub enum Problem {
         /// What is wrong, and where.
         error: crate::yaml::YamlError,
     },
-    /// Fields that don't go together, or a refusal to start; the text names fields, values and remedy.
+    /// Fields that don't go together, or a refusal to start; the text names fields, values and
+    /// remedy.
     #[error("{0}")]
     Refused(String),
 }

@@ -6,7 +6,8 @@ use crate::section::Section;
 /// Columns that comments are wrapped to.
 const WIDTH: usize = 100;
 
-/// A YAML file with every key of `S`, its default, what it is and when to touch it. Keys without a default are commented out.
+/// A YAML file with every key of `S`, its default, what it is and when to touch it. Keys without a
+/// default are commented out.
 ///
 /// `header` comes first, as a comment.
 pub fn example_yaml<S: Section>(header: &str) -> String {
@@ -121,7 +122,8 @@ pub fn markdown<S: Section>(level: usize) -> String {
     text
 }
 
-/// Replaces what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` in a text; `None` when it has no such place.
+/// Replaces what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` in a text; `None`
+/// when it has no such place.
 pub fn fill(text: &str, name: &str, content: &str) -> Option<String> {
     let (begin, end) = (
         format!("<!-- begin {name} -->\n"),

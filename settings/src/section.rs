@@ -403,7 +403,8 @@ impl<S: Section> Field for Vec<S> {
     }
 }
 
-/// Reads a configuration: defaults, then `document`, then `environment`, then the options' overrides.
+/// Reads a configuration: defaults, then `document`, then `environment`, then the options'
+/// overrides.
 ///
 /// # Errors
 /// Every problem there is.
@@ -420,8 +421,8 @@ pub fn load<S: Section>(
     }
 }
 
-/// As [`load`], but gives what could be read beside the problems, so that rules over several fields can be checked in the same
-/// round. A field with a problem has its default.
+/// As [`load`], but gives what could be read beside the problems, so that rules over several fields
+/// can be checked in the same round. A field with a problem has its default.
 pub fn load_all<S: Section>(
     document: Option<&Document>,
     environment: &Environment,
@@ -447,7 +448,8 @@ pub fn load_all<S: Section>(
     (Loaded { value, warnings }, problems)
 }
 
-/// Declares a section: a struct whose fields know their key, default, variables, rule and documentation.
+/// Declares a section: a struct whose fields know their key, default, variables, rule and
+/// documentation.
 ///
 /// ```text
 /// /// Documentation of the section.
@@ -456,9 +458,10 @@ pub fn load_all<S: Section>(
 ///     field: Type = default, env ["NAME", …], check rule, when "…", example "…";
 /// }
 /// ```
-/// `Type` is `Setting<T>` with a default, or a section or a list of sections with `()`. The parts after the default are
-/// optional, in this order: `env`, environment variables, strongest first; `check`, a function from `&T` to
-/// `Result<(), Wrong>`; `when`, a sentence on when to touch it; `example`, a YAML value for the documentation.
+/// `Type` is `Setting<T>` with a default, or a section or a list of sections with `()`. The parts
+/// after the default are optional, in this order: `env`, environment variables, strongest first;
+/// `check`, a function from `&T` to `Result<(), Wrong>`; `when`, a sentence on when to touch it;
+/// `example`, a YAML value for the documentation.
 #[macro_export]
 macro_rules! section {
     (

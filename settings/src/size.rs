@@ -4,8 +4,9 @@ use std::fmt;
 
 /// A number of bytes, read from `4 MiB`, `500MB`, `1024` …
 ///
-/// Units: B, KB MB GB TB (powers of 1000) and KiB MiB GiB TiB (powers of 1024), of either case, with or without a blank; a plain
-/// number is bytes. A fraction is taken where it comes to whole bytes (`1.5 GiB`).
+/// Units: B, KB MB GB TB (powers of 1000) and KiB MiB GiB TiB (powers of 1024), of either case,
+/// with or without a blank; a plain number is bytes. A fraction is taken where it comes to whole
+/// bytes (`1.5 GiB`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ByteSize(pub u64);
 

@@ -2,8 +2,8 @@
 
 /// The name of `known` nearest to `written`, when it is near enough to be a typo.
 ///
-/// Near means at most a third of the longer name's letters edited (transposition counts once); case, `-` and `_` don't count.
-/// Takes the first of equals, so the answer is stable.
+/// Near means at most a third of the longer name's letters edited (transposition counts once);
+/// case, `-` and `_` don't count. Takes the first of equals, so the answer is stable.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Bounds the quadratic distance whatever a file holds.
     if written.len() > 128 {

@@ -1,7 +1,8 @@
 //! YAML as a tree with positions, bounded whatever the text holds.
 //!
-//! A configuration needs mappings, sequences and scalars; anchors and aliases work, but every repetition counts towards
-//! [`NODES_MAX`], so an alias bomb ends early. Tags, complex keys and several documents are refused.
+//! A configuration needs mappings, sequences and scalars; anchors and aliases work, but every
+//! repetition counts towards [`NODES_MAX`], so an alias bomb ends early. Tags, complex keys and
+//! several documents are refused.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -94,7 +95,8 @@ impl Node {
     }
 }
 
-/// Text for a message: quoted where white space or emptiness would mislead, cut after 80 characters.
+/// Text for a message: quoted where white space or emptiness would mislead, cut after 80
+/// characters.
 pub(crate) fn shorten(text: &str) -> String {
     let mut short: String = text.chars().take(80).flat_map(char::escape_debug).collect();
     if text.chars().nth(80).is_some() {
@@ -300,7 +302,8 @@ impl<'a> Builder<'a> {
         };
         let node = Node { at: place, value };
         if anchor != 0 {
-            // The copy counts as well: a text of anchors inside anchors would otherwise hold its square.
+            // The copy counts as well: a text of anchors inside anchors would otherwise hold its
+            // square.
             self.spend(node.count(), place)?;
             self.anchors.insert(anchor, node.clone());
         }
@@ -357,7 +360,8 @@ impl<'a> Builder<'a> {
         Err(at(place, what))
     }
 
-    /// Says of a syntax error that it comes from a tab, which is the usual reason and never visible.
+    /// Says of a syntax error that it comes from a tab, which is the usual reason and never
+    /// visible.
     fn explain(&self, error: YamlError) -> YamlError {
         let Some(place) = error.at else { return error };
         let indented = |line: &str| {

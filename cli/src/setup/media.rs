@@ -1,4 +1,5 @@
-//! What a drive is and who uses it: facts from the kernel's files and the drive's first bytes, and what they forbid.
+//! What a drive is and who uses it: facts from the kernel's files and the drive's first bytes, and
+//! what they forbid.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -194,7 +195,8 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// (what it is, offset, bytes there); the first that matches wins, so containers come before what they may contain.
+/// (what it is, offset, bytes there); the first that matches wins, so containers come before what
+/// they may contain.
 const SIGNATURES: &[(&str, usize, &[u8])] = &[
     ("a GPT partition table", 512, b"EFI PART"),
     ("a GPT partition table", 4096, b"EFI PART"),

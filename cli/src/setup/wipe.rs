@@ -1,4 +1,5 @@
-//! Blanking a drive: what finds file systems, partition tables and stores at either end finds zeroes.
+//! Blanking a drive: what finds file systems, partition tables and stores at either end finds
+//! zeroes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -9,7 +10,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::media::{Kind, Media};
 
-/// Every known signature lies within this of an end; a GPT's copy and a RAID's superblock stand at the far one.
+/// Every known signature lies within this of an end; a GPT's copy and a RAID's superblock stand at
+/// the far one.
 const END_BYTES: u64 = 1 << 20;
 
 /// Blanks a drive: all of a file, and of a device that can zero itself; else both its ends.
@@ -52,7 +54,8 @@ fn blank_ends(file: &mut File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a drive's first bytes are a store's of ours; either of the two copies of its superblock there will do.
+/// Whether a drive's first bytes are a store's of ours; either of the two copies of its superblock
+/// there will do.
 pub(super) fn is_memkv(head: &[u8]) -> bool {
     [0, 64 << 10]
         .iter()

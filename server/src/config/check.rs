@@ -1,4 +1,5 @@
-//! From the YAML as written to the configuration that runs: rules over several fields, refusals to start, and what was detected.
+//! From the YAML as written to the configuration that runs: rules over several fields, refusals to
+//! start, and what was detected.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,8 +13,9 @@ use memkv_settings::{
 };
 
 use super::raw::{
-    HugepageMode, OtlpProtocolChoice, PayloadMac, RawConfig, RawDrive, RawLimits, RawLogging, RawMemory, RawNetwork,
-    RawRdma, RawSlow, RawStorage, RawTelemetry, RdmaMode, StorageMode, Switch,
+    HugepageMode, OtlpProtocolChoice, PayloadMac, RawConfig, RawDrive, RawLimits, RawLogging,
+    RawMemory, RawNetwork, RawRdma, RawSlow, RawStorage, RawTelemetry, RdmaMode, StorageMode,
+    Switch,
 };
 use super::{
     Backend, Config, Drive, Facts, Limits, Logging, Memory, Network, Rdma, Slow, Storage,
@@ -175,7 +177,8 @@ impl Checker<'_> {
         }
     }
 
-    /// The power of two that slabs and extents need, so `4 MB` becomes 4 MiB; says so where that changed the value.
+    /// The power of two that slabs and extents need, so `4 MB` becomes 4 MiB; says so where that
+    /// changed the value.
     fn power_of_two(&mut self, path: &str, size: &Setting<ByteSize>) -> u64 {
         let power = size.value.bytes().next_power_of_two();
         if power != size.value.bytes() {
@@ -612,8 +615,8 @@ pub(super) struct PoolVerdict {
 
 /// Decides whether the pool gets huge pages and may be locked.
 ///
-/// Direct mode refuses where either is missing, because raw NVMe without them runs at a third of its speed and nobody would
-/// notice why; the other modes carry on with a finding.
+/// Direct mode refuses where either is missing, because raw NVMe without them runs at a third of
+/// its speed and nobody would notice why; the other modes carry on with a finding.
 pub(super) fn judge_pool(request: PoolRequest, facts: &Facts) -> Result<PoolVerdict, Vec<String>> {
     let PoolRequest {
         pool_bytes,

@@ -1,7 +1,8 @@
 //! The server's YAML as written: every key, its default, its rule and its documentation.
 //!
-//! This is the one declaration. `config/server.yaml` and `docs/configuration.md` are generated from it, and
-//! [`super::Config`] is built by destructuring it exhaustively, so that a new field doesn't compile until it is handled.
+//! This is the one declaration. `config/server.yaml` and `docs/configuration.md` are generated from
+//! it, and [`super::Config`] is built by destructuring it exhaustively, so that a new field doesn't
+//! compile until it is handled.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -63,8 +64,8 @@ impl Choice for VerifyMode {
         &[("always", Self::Always), ("unclean", Self::Unclean)];
 }
 
-/// A switch that is written `on` or `off`. `true` and `false` mean the same, here and for every other `off` and `no`: YAML 1.1
-/// tools such as Helm turn these words into booleans on their way.
+/// A switch that is written `on` or `off`. `true` and `false` mean the same, here and for every
+/// other `off` and `no`: YAML 1.1 tools such as Helm turn these words into booleans on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
     /// Enabled.
@@ -150,8 +151,11 @@ pub enum OtlpProtocolChoice {
 }
 
 impl Choice for OtlpProtocolChoice {
-    const CHOICES: &'static [(&'static str, Self)] =
-        &[("auto", Self::Auto), ("grpc", Self::Grpc), ("http", Self::Http)];
+    const CHOICES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("grpc", Self::Grpc),
+        ("http", Self::Http),
+    ];
 }
 
 /// `logging.level`.
@@ -199,7 +203,8 @@ section! {
         network: RawNetwork = ();
         /// Pinned memory: where every value passes and hot values stay.
         memory: RawMemory = ();
-        /// RDMA. This build has no RDMA: the keys are read, checked and shown, and the server serves TCP.
+        /// RDMA. This build has no RDMA: the keys are read, checked and shown, and the server
+        /// serves TCP.
         rdma: RawRdma = ();
         /// Where values are kept.
         storage: RawStorage = ();
@@ -219,8 +224,8 @@ section! {
 section! {
     /// Where the server listens, and who may talk to it.
     pub struct RawNetwork {
-        /// Address and port of the data listener. The admin endpoint (HTTP) binds the same address at port + 1. Port 0 lets the
-        /// kernel choose both.
+        /// Address and port of the data listener. The admin endpoint (HTTP) binds the same address
+        /// at port + 1. Port 0 lets the kernel choose both.
         address: Setting<SocketAddr> = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9900)),
             check rules::admin_port_exists,
             when "To serve on one NIC only, or when 9900 or 9901 is taken.";
@@ -231,19 +236,21 @@ section! {
         /// Private key (PEM) for HTTPS on the admin endpoint; needs `tls_cert` too.
         tls_key: Setting<Option<PathBuf>> = None,
             when "Together with tls_cert.", example "/etc/memkv/tls/privkey.pem";
-        /// Shared key of servers and clients: 64 hexadecimal digits (32 bytes), from `openssl rand -hex 32`. Required unless the
-        /// server listens on loopback only; there, without one, the development key in $HOME/.memkv/dev-key serves. Clocks must
-        /// agree within 60 seconds.
+        /// Shared key of servers and clients: 64 hexadecimal digits (32 bytes), from `openssl rand
+        /// -hex 32`. Required unless the server listens on loopback only; there, without one, the
+        /// development key in $HOME/.memkv/dev-key serves. Clocks must agree within 60 seconds.
         auth_key: Setting<Option<AuthKey>> = None, env ["MEMKV_AUTH_KEY"],
             when "Always, off loopback. Prefer the variable, so that the file holds no secret.",
             example "<64 hex digits>";
-        /// The key that `auth_key` replaced: still let in, and counted, until you remove it, which closes its sessions.
+        /// The key that `auth_key` replaced: still let in, and counted, until you remove it, which
+        /// closes its sessions.
         auth_key_previous: Setting<Option<AuthKey>> = None, env ["MEMKV_AUTH_KEY_PREVIOUS"],
             when "While rotating keys; reload with SIGHUP.", example "<64 hex digits>";
         /// Whether values carry a keyed BLAKE3 beside the signed CRC32C.
         payload_mac: Setting<PayloadMac> = PayloadMac::Off,
             when "`required` on networks where others can alter packets.";
-        /// Bearer token for admin verbs that change something; without one they work over the unix socket only.
+        /// Bearer token for admin verbs that change something; without one they work over the unix
+        /// socket only.
         admin_token: Setting<Option<Secret>> = None, env ["MEMKV_ADMIN_TOKEN"],
             check rules::admin_token,
             when "To drain or change a server from another host.", example "<token>";
@@ -263,21 +270,24 @@ section! {
         /// One slab of the pool, and one transfer: 64 KiB to 64 MiB. Rounded up to a power of two.
         block_size: Setting<ByteSize> = ByteSize::mib(2), check rules::slab_size,
             when "Never, unless measurements say so.";
-        /// The pool. All client I/O passes through it and hot values stay in it. 1 GiB is for development: give it 75 to 85 % of
-        /// the RAM that is free. At least four blocks.
+        /// The pool. All client I/O passes through it and hot values stay in it. 1 GiB is for
+        /// development: give it 75 to 85 % of the RAM that is free. At least four blocks.
         max_size: Setting<ByteSize> = ByteSize::gib(1), check rules::pool_size,
             when "Always: it is the most important setting.";
-        /// Huge pages for the pool: `auto` requires them in direct mode and uses them elsewhere if there are enough; `required`
-        /// refuses to start without, in every mode; `off` never uses them.
+        /// Huge pages for the pool: `auto` requires them in direct mode and uses them elsewhere if
+        /// there are enough; `required` refuses to start without, in every mode; `off` never uses
+        /// them.
         hugepages: Setting<HugepageMode> = HugepageMode::Auto,
             when "`off` to try direct mode on a machine where none can be reserved; it costs throughput.";
     }
 }
 
 section! {
-    /// RDMA. This build has no RDMA: the keys are read, checked and shown, and the server serves TCP.
+    /// RDMA. This build has no RDMA: the keys are read, checked and shown, and the server serves
+    /// TCP.
     pub struct RawRdma {
-        /// `auto` serves TCP where there is no RDMA, `true` refuses to start there, `false` never uses it.
+        /// `auto` serves TCP where there is no RDMA, `true` refuses to start there, `false` never
+        /// uses it.
         enabled: Setting<RdmaMode> = RdmaMode::Auto,
             when "`true` in production, where RDMA must be the data path.";
         /// The RDMA device.
@@ -289,14 +299,17 @@ section! {
         /// Index into the port's GID table; 0 detects the routable RoCEv2 (IPv4-mapped) one.
         gid_index: Setting<u8> = 0,
             when "To pin one entry, for example with VLANs.";
-        /// The IP ToS byte, DSCP × 4 (104 for DSCP 26); 0 detects the lossless one from the NIC's DCB configuration.
+        /// The IP ToS byte, DSCP × 4 (104 for DSCP 26); 0 detects the lossless one from the NIC's
+        /// DCB configuration.
         traffic_class: Setting<u8> = 0, env ["MEMKV_RDMA_TRAFFIC_CLASS"],
             when "To skip the detection; then set service_level as well.";
-        /// The service level; on mlx5 it picks the egress queue. 0 takes the priority detected with the traffic class.
+        /// The service level; on mlx5 it picks the egress queue. 0 takes the priority detected with
+        /// the traffic class.
         service_level: Setting<u8> = 0, env ["MEMKV_RDMA_SERVICE_LEVEL"],
             check |v| range(v, 0, 7, "it is the lossless PFC priority; 0 takes the detected one"),
             when "Together with traffic_class.";
-        /// Path MTU: 256, 512, 1024, 2048 or 4096. Must not exceed the port's active MTU; same on clients.
+        /// Path MTU: 256, 512, 1024, 2048 or 4096. Must not exceed the port's active MTU; same on
+        /// clients.
         mtu: Setting<u32> = 4096, check rules::mtu,
             when "Only if the fabric can't carry 4096.";
         /// Entries of the completion queue.
@@ -327,12 +340,12 @@ section! {
 section! {
     /// Where values are kept.
     pub struct RawStorage {
-        /// `direct`: raw NVMe devices (O_DIRECT, io_uring). `file`: regular files, for development and co-located servers.
-        /// `memory`: RAM only, gone with the process.
+        /// `direct`: raw NVMe devices (O_DIRECT, io_uring). `file`: regular files, for development
+        /// and co-located servers. `memory`: RAM only, gone with the process.
         mode: Setting<StorageMode> = StorageMode::Direct,
             when "`file` where there is no spare drive, `memory` for caches that may vanish.";
-        /// Extent: the unit on a drive. Larger values are striped over drives. 64 KiB to 16 MiB, rounded up to a
-        /// power of two.
+        /// Extent: the unit on a drive. Larger values are striped over drives. 64 KiB to 16 MiB,
+        /// rounded up to a power of two.
         block_size: Setting<ByteSize> = ByteSize::mib(4), check rules::extent_size,
             when "1 MiB for many small objects, 8 to 16 MiB for streaming.";
         /// Media errors after which a drive is taken out of service. Direct mode only.
@@ -341,18 +354,21 @@ section! {
         /// Capacity in memory mode, where it is required; other modes ignore it.
         max_size: Setting<Option<ByteSize>> = None, check rules::memory_capacity,
             when "In memory mode.", example "16 GiB";
-        /// What a power loss may take: `always` nothing acknowledged, `everysec` at most a second, `no` whatever the drive had
-        /// not written. A killed process loses nothing acknowledged in any of them.
+        /// What a power loss may take: `always` nothing acknowledged, `everysec` at most a second,
+        /// `no` whatever the drive had not written. A killed process loses nothing acknowledged in
+        /// any of them.
         sync: Setting<SyncMode> = SyncMode::EverySecond,
             when "`always` for values that can't be recomputed; `no` where a drive's cache is protected.";
         /// Whether old values make room for new ones. Off, a full store answers NoSpace.
         eviction: Setting<Switch> = Switch::On,
             when "`off` for a store that must not forget.";
-        /// Which reads from a drive are compared with their CRC32C before they are answered: `always` all, `unclean` only values
-        /// written before the last unclean stop. Clients check whatever they read.
+        /// Which reads from a drive are compared with their CRC32C before they are answered:
+        /// `always` all, `unclean` only values written before the last unclean stop. Clients check
+        /// whatever they read.
         verify: Setting<VerifyMode> = VerifyMode::Always,
             when "`unclean` where the server's cores are the bottleneck.";
-        /// One entry per drive, at most 64. Drives are formatted by `memkv setup` or on first use, and belong to memkv alone.
+        /// One entry per drive, at most 64. Drives are formatted by `memkv setup` or on first use,
+        /// and belong to memkv alone.
         drives: Vec<RawDrive> = ();
     }
 }
@@ -375,7 +391,8 @@ section! {
         max_connections: Setting<u32> = 65_536,
             check |v| range(v, 1, 4_194_304, "each needs a file descriptor"),
             when "Lower it to fit ulimit -n.";
-        /// Bytes of requests and replies in flight, over all connections; beyond, requests are answered Busy. 0 takes half the pool.
+        /// Bytes of requests and replies in flight, over all connections; beyond, requests are
+        /// answered Busy. 0 takes half the pool.
         max_in_flight: Setting<ByteSize> = ByteSize(0),
             when "Never, unless the pool is mostly used by bulk transfers.";
         /// Seconds that a graceful stop waits for requests in flight.
@@ -391,10 +408,12 @@ section! {
         otlp_endpoint: Setting<Option<String>> = None, env ["MEMKV_OTEL_ENDPOINT"],
             check rules::otlp_endpoint,
             when "Wherever there is a collector.", example "http://127.0.0.1:4317";
-        /// How to speak to it: `grpc`, `http` (protobuf), or `auto`, which takes HTTP for port 4318 or a path and gRPC otherwise.
+        /// How to speak to it: `grpc`, `http` (protobuf), or `auto`, which takes HTTP for port 4318
+        /// or a path and gRPC otherwise.
         otlp_protocol: Setting<OtlpProtocolChoice> = OtlpProtocolChoice::Auto,
             when "When a collector speaks HTTP on another port than 4318.";
-        /// Share of operations traced from here; slow and failed ones always are, and a client's decision is followed.
+        /// Share of operations traced from here; slow and failed ones always are, and a client's
+        /// decision is followed.
         sample_ratio: Setting<f64> = 0.01, check |v| range(v, 0.0, 1.0, "0.01 traces one in a hundred"),
             when "1 while looking for something on a quiet server.";
         /// The most spans sent per second; what exceeds it is counted.
@@ -417,7 +436,8 @@ section! {
         /// Milliseconds more for each MiB that it moves.
         per_mib_ms: Setting<f64> = 1.0, check |v| range(v, 0.0, 3_600_000.0, "1 suits most"),
             when "Raise it on slow networks.";
-        /// Slow is also what takes this many times the rolling median of its kind and size; 0 turns that off.
+        /// Slow is also what takes this many times the rolling median of its kind and size; 0 turns
+        /// that off.
         times_median: Setting<f64> = 8.0, check |v| range(v, 0.0, 1_000_000.0, "8 suits most"),
             when "Lower it to see smaller outliers.";
     }

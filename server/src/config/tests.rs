@@ -663,8 +663,14 @@ fn the_otlp_protocol_follows_from_the_endpoint_unless_set() {
     for (telemetry, expected) in [
         ("otlp_endpoint: http://c:4317", OtlpProtocol::Grpc),
         ("otlp_endpoint: http://c:4318", OtlpProtocol::Http),
-        ("otlp_endpoint: http://c:4318, otlp_protocol: grpc", OtlpProtocol::Grpc),
-        ("otlp_endpoint: http://c:4317, otlp_protocol: http", OtlpProtocol::Http),
+        (
+            "otlp_endpoint: http://c:4318, otlp_protocol: grpc",
+            OtlpProtocol::Grpc,
+        ),
+        (
+            "otlp_endpoint: http://c:4317, otlp_protocol: http",
+            OtlpProtocol::Http,
+        ),
     ] {
         let yaml = small(&format!("telemetry: {{ {telemetry} }}\n"));
         let config = load(&yaml, &Environment::default()).unwrap();

@@ -27,7 +27,8 @@ section! {
     struct Inner {
         /// A colour.
         main_colour: Setting<Option<Colour>> = None, example "red";
-        /// A level, which has a rule and documentation that is long enough to be wrapped when it becomes a comment in YAML.
+        /// A level, which has a rule and documentation that is long enough to be wrapped when it
+        /// becomes a comment in YAML.
         level: Setting<u8> = 3, check |v| range(v, 1, 9, "3 is fine");
     }
 }
