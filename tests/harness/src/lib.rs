@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod collector;
+pub mod log;
 pub mod poll;
 pub mod prometheus;
+pub mod server;
 pub mod tier;
+pub mod wire;

@@ -1,0 +1,212 @@
+//! The HTTP(S) server under the admin routes: sockets, TLS, limits.
+//!
+//! Request heads and bodies are bounded in bytes and time, and so is the number of connections: the admin port must answer
+//! a probe while somebody else floods it.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum_server::Handle;
+use axum_server::accept::Accept;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::limits::Limits;
+
+/// Why certificate and key can't serve HTTPS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// One of the two files can't be read as PEM.
+    #[error("read {field} {path:?} as PEM; it must hold {expected}")]
+    Read {
+        /// The configuration key.
+        field: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What belongs in it.
+        expected: &'static str,
+        /// What went wrong.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The certificate file holds none.
+    #[error(
+        "network.tls_cert {path:?} holds no certificate; it must hold the chain, the server's own first"
+    )]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// They don't fit each other, or rustls doesn't take them.
+    #[error("use certificate {cert:?} with key {key:?}; check that they belong together")]
+    Mismatch {
+        /// The certificate file.
+        cert: PathBuf,
+        /// The key file.
+        key: PathBuf,
+        /// What rustls said.
+        #[source]
+        source: rustls::Error,
+    },
+}
+
+/// Reads a certificate chain and its key into what rustls serves with (ring, TLS 1.2 and 1.3, ALPN h2 and http/1.1).
+pub(crate) fn load_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let read = |field, path: &Path, expected| {
+        let path = path.to_owned();
+        move |source| TlsError::Read {
+            field,
+            path,
+            expected,
+            source,
+        }
+    };
+    let cert_error = read("network.tls_cert", cert, "a certificate chain");
+    let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
+        .and_then(|certificates| certificates.collect())
+        .map_err(cert_error)?;
+    if chain.is_empty() {
+        return Err(TlsError::Empty {
+            path: cert.to_owned(),
+        });
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(read(
+        "network.tls_key",
+        key,
+        "an unencrypted private key",
+    ))?;
+    let mismatch = |source| TlsError::Mismatch {
+        cert: cert.to_owned(),
+        key: key.to_owned(),
+        source,
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| {
+            builder
+                .with_no_client_auth()
+                .with_single_cert(chain, private)
+        })
+        .map_err(mismatch)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The running admin endpoint; HTTPS if `tls` is given. Resolves when it has been shut down through `handle`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<RustlsConfig>,
+    router: Router,
+    limits: &Limits,
+    handle: Handle<SocketAddr>,
+) -> io::Result<()> {
+    let router = router.layer(DefaultBodyLimit::max(limits.admin_request_bytes_max));
+    let app = router.into_make_service_with_connect_info::<SocketAddr>();
+    let bounded = Bounded {
+        open: Arc::new(AtomicUsize::new(0)),
+        open_max: limits.admin_connections_max,
+    };
+    macro_rules! run {
+        ($server:expr) => {{
+            let mut server = $server;
+            let http = server.http_builder();
+            http.http1()
+                .timer(hyper_util::rt::TokioTimer::new())
+                .header_read_timeout(limits.admin_header)
+                .max_buf_size(limits.admin_request_bytes_max.max(8192));
+            http.http2()
+                .timer(hyper_util::rt::TokioTimer::new())
+                .max_header_list_size(limits.admin_request_bytes_max as u32)
+                .max_concurrent_streams(32)
+                .keep_alive_interval(limits.admin_header);
+            server.handle(handle).serve(app).await
+        }};
+    }
+    let server = axum_server::from_tcp(listener)?;
+    match tls {
+        Some(tls) => {
+            let acceptor = RustlsAcceptor::new(tls)
+                .handshake_timeout(limits.admin_header)
+                .acceptor(bounded);
+            run!(server.acceptor(acceptor))
+        }
+        None => run!(server.acceptor(bounded)),
+    }
+}
+
+/// Refuses connections beyond a number of open ones, before TLS or HTTP sees them.
+#[derive(Clone)]
+struct Bounded {
+    open: Arc<AtomicUsize>,
+    open_max: usize,
+}
+
+impl<I, S> Accept<I, S> for Bounded {
+    type Stream = Counted<I>;
+    type Service = S;
+    type Future = std::future::Ready<io::Result<(Counted<I>, S)>>;
+
+    fn accept(&self, stream: I, service: S) -> Self::Future {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let stream = Counted {
+            stream,
+            open: self.open.clone(),
+        };
+        std::future::ready(if before >= self.open_max {
+            Err(io::Error::other("too many admin connections"))
+        } else {
+            Ok((stream, service))
+        })
+    }
+}
+
+/// A stream that counts as open until it is dropped.
+struct Counted<I> {
+    stream: I,
+    open: Arc<AtomicUsize>,
+}
+
+impl<I> Drop for Counted<I> {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

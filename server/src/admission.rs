@@ -1,0 +1,329 @@
+//! Who may start work, and with how many bytes: the one place where overload becomes waiting or `Busy`.
+//!
+//! Two budgets, both shared by every connection of the server:
+//!
+//! - **value bytes**: payload being received into leases and values pinned for replies. Below half of the capacity
+//!   anybody may take what is free; above it a connection is held to its fair share, capacity divided by the
+//!   connections that hold bytes now. So one client alone has the whole pool, and a second one never finds it gone.
+//! - **control bytes**: request descriptions kept while a request is unfinished, claimed by the header's length before
+//!   one byte of them is buffered.
+//!
+//! Reads are charged after the lookup, when their size is known: a connection may so overdraw its share by one value,
+//! and starts nothing more until it has paid back (a deficit, not a refusal). Nobody waits here without a bound: the
+//! caller parks itself with [`Admission::park`] and answers `Busy` when its patience (about 50 ms) is over.
+//!
+//! Nothing here knows a socket, a frame or an engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+
+use parking_lot::Mutex;
+
+/// The budgets of one server, shared by all of its data threads.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    value_bytes_max: u64,
+    value_bytes: AtomicU64,
+    control_bytes_max: u64,
+    control_bytes: AtomicU64,
+    holders: AtomicU64,
+    has_parked: AtomicBool,
+    parked: Mutex<Vec<Waker>>,
+}
+
+/// Why a charge was not granted; nothing was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The server as a whole has no bytes left.
+    Exhausted,
+    /// There are bytes left, but this connection holds its fair share already.
+    OverShare,
+}
+
+/// What a read that may not start waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stall {
+    /// The client taking values that this connection holds: its own progress.
+    Own,
+    /// Bytes that other connections hold; nobody waits long for that.
+    Others,
+}
+
+impl Admission {
+    /// Budgets of `value_bytes_max` bytes of values and `control_bytes_max` bytes of request descriptions.
+    pub(crate) fn new(value_bytes_max: u64, control_bytes_max: u64) -> Arc<Self> {
+        Arc::new(Self {
+            value_bytes_max,
+            value_bytes: AtomicU64::new(0),
+            control_bytes_max,
+            control_bytes: AtomicU64::new(0),
+            holders: AtomicU64::new(0),
+            has_parked: AtomicBool::new(false),
+            parked: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Value bytes in flight now.
+    pub(crate) fn value_bytes(&self) -> u64 {
+        self.value_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The most value bytes that may be in flight.
+    pub(crate) fn value_bytes_max(&self) -> u64 {
+        self.value_bytes_max
+    }
+
+    /// Request description bytes held now.
+    pub(crate) fn control_bytes(&self) -> u64 {
+        self.control_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Wakes `waker` when bytes were given back. Spurious wake-ups happen; the caller tries again and parks again.
+    pub(crate) fn park(&self, waker: &Waker) {
+        let mut parked = self.parked.lock();
+        if !parked.iter().any(|other| other.will_wake(waker)) {
+            parked.push(waker.clone());
+        }
+        self.has_parked.store(true, Ordering::SeqCst);
+    }
+
+    fn wake_parked(&self) {
+        if self.has_parked.load(Ordering::SeqCst) {
+            let wakers = {
+                let mut parked = self.parked.lock();
+                self.has_parked.store(false, Ordering::SeqCst);
+                std::mem::take(&mut *parked)
+            };
+            for waker in wakers {
+                waker.wake();
+            }
+        }
+    }
+
+    fn fair_share(&self) -> u64 {
+        self.value_bytes_max / self.holders.load(Ordering::Relaxed).max(1)
+    }
+}
+
+/// What one connection holds of the budgets. Dropping it gives everything back.
+#[derive(Debug)]
+pub(crate) struct Account {
+    shared: Arc<Admission>,
+    value_bytes: u64,
+    control_bytes: u64,
+}
+
+impl Account {
+    pub(crate) fn new(shared: Arc<Admission>) -> Self {
+        Self {
+            shared,
+            value_bytes: 0,
+            control_bytes: 0,
+        }
+    }
+
+    /// Value bytes this connection holds.
+    #[cfg(test)]
+    fn value_bytes(&self) -> u64 {
+        self.value_bytes
+    }
+
+    /// Takes `bytes` of value budget before work starts.
+    ///
+    /// A connection that holds nothing is granted up to the whole capacity whatever its share, so that a large value
+    /// is never impossible, only late.
+    pub(crate) fn charge(&mut self, bytes: u64) -> Result<(), Refused> {
+        let max = self.shared.value_bytes_max;
+        let bytes = bytes.min(max);
+        let before = self.shared.value_bytes.fetch_add(bytes, Ordering::SeqCst);
+        let after = before + bytes;
+        let refusal = if after > max {
+            Some(Refused::Exhausted)
+        } else if after <= max / 2 || self.value_bytes == 0 {
+            None
+        } else if self.value_bytes + bytes > self.shared.fair_share() {
+            Some(Refused::OverShare)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.shared.value_bytes.fetch_sub(bytes, Ordering::SeqCst);
+            return Err(refusal);
+        }
+        self.hold(bytes);
+        Ok(())
+    }
+
+    /// Takes `bytes` for a value whose size was learnt by looking it up; never refused, see [`Account::stall`].
+    pub(crate) fn charge_after(&mut self, bytes: u64) {
+        self.shared.value_bytes.fetch_add(bytes, Ordering::SeqCst);
+        self.hold(bytes);
+    }
+
+    /// Why this connection may not start another read now; `None` if it may.
+    pub(crate) fn stall(&self) -> Option<Stall> {
+        let (used, max) = (self.shared.value_bytes(), self.shared.value_bytes_max);
+        if self.value_bytes == 0 {
+            return (used >= max).then_some(Stall::Others);
+        }
+        let over_share = used > max / 2 && self.value_bytes >= self.shared.fair_share();
+        (used >= max || over_share).then_some(Stall::Own)
+    }
+
+    /// Gives everything back.
+    pub(crate) fn clear(&mut self) {
+        self.release(self.value_bytes);
+        self.release_control(self.control_bytes);
+    }
+
+    /// Gives `bytes` of value budget back.
+    ///
+    /// # Panics
+    /// If more is given back than was charged: the ledger would be wrong for good.
+    pub(crate) fn release(&mut self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        assert!(
+            bytes <= self.value_bytes,
+            "released {bytes} of {} value bytes",
+            self.value_bytes
+        );
+        self.value_bytes -= bytes;
+        if self.value_bytes == 0 {
+            self.shared.holders.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.shared.value_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.shared.wake_parked();
+    }
+
+    /// Takes `bytes` of control budget, before they are buffered.
+    pub(crate) fn charge_control(&mut self, bytes: u64) -> Result<(), Refused> {
+        let before = self.shared.control_bytes.fetch_add(bytes, Ordering::SeqCst);
+        if before + bytes > self.shared.control_bytes_max {
+            self.shared.control_bytes.fetch_sub(bytes, Ordering::SeqCst);
+            return Err(Refused::Exhausted);
+        }
+        self.control_bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives `bytes` of control budget back.
+    ///
+    /// # Panics
+    /// If more is given back than was charged.
+    pub(crate) fn release_control(&mut self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        assert!(
+            bytes <= self.control_bytes,
+            "released {bytes} of {} bytes",
+            self.control_bytes
+        );
+        self.control_bytes -= bytes;
+        self.shared.control_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.shared.wake_parked();
+    }
+
+    fn hold(&mut self, bytes: u64) {
+        if self.value_bytes == 0 && bytes > 0 {
+            self.shared.holders.fetch_add(1, Ordering::SeqCst);
+        }
+        self.value_bytes += bytes;
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn one_connection_alone_may_take_everything() {
+        let shared = Admission::new(64 * MIB, MIB);
+        let mut only = Account::new(shared.clone());
+        for _ in 0..64 {
+            only.charge(MIB).unwrap();
+        }
+        assert_eq!(only.charge(1), Err(Refused::Exhausted));
+        drop(only);
+        assert_eq!(shared.value_bytes(), 0);
+    }
+
+    #[test]
+    fn a_greedy_connection_is_held_to_its_share_once_others_hold_bytes() {
+        let shared = Admission::new(64 * MIB, MIB);
+        let (mut greedy, mut modest) = (Account::new(shared.clone()), Account::new(shared.clone()));
+        for _ in 0..32 {
+            greedy.charge(MIB).unwrap();
+        }
+        modest.charge(MIB).unwrap();
+        assert_eq!(greedy.charge(MIB), Err(Refused::OverShare));
+        for _ in 0..31 {
+            modest.charge(MIB).unwrap();
+        }
+        assert_eq!(modest.charge(1), Err(Refused::Exhausted));
+        greedy.release(MIB);
+        modest.charge(MIB).unwrap_err();
+        greedy.charge(MIB).unwrap();
+    }
+
+    #[test]
+    fn a_value_above_the_whole_capacity_is_charged_as_the_capacity() {
+        let shared = Admission::new(4 * MIB, MIB);
+        let mut account = Account::new(shared.clone());
+        account.charge(256 * MIB).unwrap();
+        assert_eq!(account.value_bytes(), 4 * MIB);
+    }
+
+    #[test]
+    fn reads_overdraw_once_and_then_wait_for_the_debt() {
+        let shared = Admission::new(8 * MIB, MIB);
+        let mut reader = Account::new(shared.clone());
+        assert_eq!(reader.stall(), None);
+        reader.charge_after(16 * MIB);
+        assert_eq!(reader.stall(), Some(Stall::Own));
+        assert_eq!(Account::new(shared).stall(), Some(Stall::Others));
+        reader.release(12 * MIB);
+        assert_eq!(reader.stall(), None);
+    }
+
+    #[test]
+    fn control_bytes_are_bounded_over_all_connections() {
+        let shared = Admission::new(MIB, 100);
+        let (mut one, mut two) = (Account::new(shared.clone()), Account::new(shared.clone()));
+        one.charge_control(80).unwrap();
+        assert_eq!(two.charge_control(30), Err(Refused::Exhausted));
+        one.release_control(80);
+        two.charge_control(30).unwrap();
+        assert_eq!(shared.control_bytes(), 30);
+    }
+
+    #[test]
+    fn giving_bytes_back_wakes_whoever_is_parked() {
+        use std::sync::atomic::AtomicU32;
+        use std::task::Wake;
+        struct Count(AtomicU32);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let shared = Admission::new(MIB, MIB);
+        let mut account = Account::new(shared.clone());
+        account.charge(MIB).unwrap();
+        let count = Arc::new(Count(AtomicU32::new(0)));
+        shared.park(&Waker::from(count.clone()));
+        account.release(MIB);
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    }
+}

@@ -1,0 +1,393 @@
+//! From requests to the engine and back to replies. The only caller of the engine's data path.
+//!
+//! A front hands in a verified request ([`Connection::begin`]) and, for writes, the payload through an [`Intake`]; it gets
+//! back frames to send, in the order they should go, from [`Connection::next_out`]. Everything that is decided is decided
+//! here: deadlines, admission, fairness, draining, cancellation, what goes first. Sockets, sealing and MACs are the
+//! front's.
+//!
+//! Everything in here lives on one data thread: no locks, no atomics but the shared budgets. What the engine can't answer
+//! at once comes back through the thread's completion queue, as a token whose [`Purpose`] says where it belongs.
+//!
+//! In flight and bounded, per connection: requests, their control parts, small replies waiting to be sent, value bytes
+//! pinned or copied ([`crate::admission`]). A connection above a bound isn't read until it is below it again.
+
+mod outbox;
+mod pending;
+mod read;
+mod request;
+mod write;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use memkv_engine::{Completion, CompletionQueue, CompletionResult, Engine};
+use memkv_proto::FrameHead;
+use memkv_proto::op::ErrorCode;
+use memkv_proto::session::KeyId;
+use memkv_telemetry::clock::{self, Tick};
+use memkv_telemetry::{AuthFailure, ProtocolFault, Recorder};
+use slab::Slab;
+
+use crate::admission::Account;
+use crate::buffers::BufferPool;
+use crate::front::stream::{Progress, ReceiveBuffers};
+use crate::shared::Shared;
+use crate::status::{Failure, RETRY_AFTER_US};
+
+use outbox::Outbox;
+pub(crate) use outbox::{Out, Sent, Slice};
+use pending::Pending;
+use request::Request;
+pub(crate) use request::{Begun, Received};
+pub(crate) use write::{Intake, Slot, sleep_until};
+
+/// What the tasks of one data thread share.
+pub(crate) struct Thread {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) engine: Engine,
+    pub(crate) queue: CompletionQueue,
+    pub(crate) buffers: BufferPool,
+    pub(crate) receive: Rc<ReceiveBuffers>,
+    recorder: RefCell<Recorder>,
+    pending: RefCell<Pending<Purpose>>,
+    connections: RefCell<Slab<Rc<Connection>>>,
+    scratch: RefCell<read::Scratch>,
+}
+
+/// What an engine call in flight is for.
+pub(crate) enum Purpose {
+    /// A value of a read, or its next window.
+    Read(Rc<Connection>, read::Awaited),
+    /// A put that is being committed.
+    Commit(Rc<Connection>, write::Committing),
+    /// A key that is being deleted.
+    Delete(Rc<Connection>, request::EntryOf),
+    /// Memory that the connection's reader waits for.
+    Intake(Rc<Connection>),
+    /// Nobody waits any more; what comes is dropped.
+    Abandoned,
+}
+
+/// Why a connection ends, as the sweeper and the front see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client said goodbye between two frames.
+    Closed,
+    /// The stream broke, or ended within a frame.
+    Broken,
+    /// The handshake took too long.
+    HandshakeTimeout,
+    /// A frame that had begun stalled or trickled.
+    FrameStalled,
+    /// The client doesn't take its replies.
+    NeverReads,
+    /// The session's key is gone.
+    KeyRemoved,
+    /// Something wasn't authentic.
+    Auth(AuthFailure),
+    /// Something wasn't our protocol.
+    Protocol(ProtocolFault),
+}
+
+/// One connection, as dispatch sees it.
+pub(crate) struct Connection {
+    pub(crate) thread: Rc<Thread>,
+    pub(crate) number: u64,
+    pub(crate) progress: Rc<Progress>,
+    slot: Cell<usize>,
+    opened: Tick,
+    /// Set once the handshake is over: the id of the session's key.
+    session_key: Cell<Option<KeyId>>,
+    /// Since when replies wait that the client doesn't take.
+    unsent_since: Cell<Option<Tick>>,
+    ending: Cell<Option<End>>,
+    /// Set while the reader waits for room.
+    reader_waits: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    state: RefCell<State>,
+}
+
+/// What changes with every request.
+pub(crate) struct State {
+    requests: Slab<Request>,
+    outbox: Outbox,
+    account: Account,
+    /// Reads that wait for value bytes, oldest first.
+    stalled: VecDeque<usize>,
+    /// When the first of them is answered `Busy`.
+    stalled_until: Option<Tick>,
+    /// The answer that the reader waits for.
+    intake: Option<Completion>,
+    closed: bool,
+}
+
+impl Thread {
+    /// A thread's share of the server: its completion queue, buffers and recorder.
+    pub(crate) fn new(shared: Arc<Shared>, completions: usize) -> io::Result<Self> {
+        let engine = shared
+            .engine()
+            .cloned()
+            .ok_or_else(|| io::Error::other("no engine"))?;
+        let queue = engine.completion_queue(completions)?;
+        let recorder = RefCell::new(shared.telemetry().recorder());
+        Ok(Self {
+            engine,
+            queue,
+            recorder,
+            shared,
+            buffers: BufferPool::default(),
+            receive: Rc::default(),
+            pending: RefCell::default(),
+            connections: RefCell::default(),
+            scratch: RefCell::default(),
+        })
+    }
+
+    /// Registers a connection that was accepted.
+    pub(crate) fn connect(self: &Rc<Self>) -> Rc<Connection> {
+        let connection = Rc::new(Connection {
+            thread: self.clone(),
+            number: self.shared.next_connection(),
+            progress: Rc::default(),
+            slot: Cell::new(0),
+            opened: clock::now(),
+            session_key: Cell::new(None),
+            unsent_since: Cell::new(None),
+            ending: Cell::new(None),
+            reader_waits: Cell::new(false),
+            waker: RefCell::new(None),
+            state: RefCell::new(State {
+                requests: Slab::new(),
+                outbox: Outbox::default(),
+                account: Account::new(self.shared.admission().clone()),
+                stalled: VecDeque::new(),
+                stalled_until: None,
+                intake: None,
+                closed: false,
+            }),
+        });
+        connection
+            .slot
+            .set(self.connections.borrow_mut().insert(connection.clone()));
+        connection
+    }
+
+    /// Hands one completion to whom it belongs.
+    pub(crate) fn deliver(&self, completion: Completion) {
+        let Some(purpose) = self.pending.borrow_mut().close(completion.token) else {
+            // Every token is opened before its call and closed by its completion alone.
+            tracing::error!(token = completion.token.0, "a completion for no call");
+            return;
+        };
+        match purpose {
+            Purpose::Read(connection, awaited) => {
+                if let CompletionResult::Got(result) = completion.result {
+                    connection.got(awaited, result, &completion.io);
+                }
+                connection.wake();
+            }
+            Purpose::Commit(connection, committing) => {
+                if let CompletionResult::Committed(result) = completion.result {
+                    connection.committed(committing, result, &completion.io);
+                }
+                connection.wake();
+            }
+            Purpose::Delete(connection, entry) => {
+                if let CompletionResult::Deleted(result) = completion.result {
+                    connection.deleted(entry, result, &completion.io);
+                }
+                connection.wake();
+            }
+            Purpose::Intake(connection) => {
+                connection.state.borrow_mut().intake = Some(completion);
+                connection.wake();
+            }
+            Purpose::Abandoned => {}
+        }
+    }
+
+    /// Ends connections that stall; called a few times within the shortest limit.
+    pub(crate) fn sweep(&self) {
+        let now = clock::now();
+        let limits = self.shared.limits();
+        let ns = |duration: std::time::Duration| duration.as_nanos() as u64;
+        for (_, connection) in self.connections.borrow().iter() {
+            let older = |since: Tick, limit| now.0.saturating_sub(since.0) > ns(limit);
+            let unsent = connection.unsent_since.get();
+            let end = if connection.session_key.get().is_none() {
+                older(connection.opened, limits.handshake).then_some(End::HandshakeTimeout)
+            } else if unsent.is_some_and(|since| older(since, limits.reply_stall)) {
+                Some(End::NeverReads)
+            } else if connection.progress.stalled(
+                now,
+                ns(limits.frame_stall),
+                limits.frame_bytes_per_second_min,
+            ) {
+                Some(End::FrameStalled)
+            } else {
+                None
+            };
+            if let Some(end) = end {
+                connection.end(end);
+            }
+        }
+    }
+
+    /// Ends the sessions of keys that are gone.
+    pub(crate) fn check_keys(&self) {
+        for (_, connection) in self.connections.borrow().iter() {
+            if connection
+                .session_key
+                .get()
+                .is_some_and(|key| !self.shared.key_is_valid(key))
+            {
+                connection.end(End::KeyRemoved);
+            }
+        }
+    }
+
+    /// Leaves the timeline of a request that is done.
+    fn record(&self, request: &Request) {
+        self.recorder.borrow_mut().record(&request.timeline);
+    }
+
+    /// Drops what is left when the thread ends.
+    pub(crate) fn stop(&self) {
+        self.connections.borrow_mut().clear();
+    }
+}
+
+impl Connection {
+    /// The handshake is over; from now on the session lives as long as its key.
+    pub(crate) fn authenticated(&self, key: KeyId) {
+        self.session_key.set(Some(key));
+    }
+
+    /// Has the connection's task end it.
+    pub(crate) fn end(&self, end: End) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(end));
+            self.wake();
+        }
+    }
+
+    /// Whether and why it must end.
+    pub(crate) fn ending(&self) -> Option<End> {
+        self.ending.get()
+    }
+
+    /// Remembers whom to wake; called at the start of each poll of the connection's task.
+    pub(crate) fn polled(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether another request may be read: what is unanswered is below its bounds.
+    pub(crate) fn may_read(&self) -> bool {
+        let limits = self.thread.shared.limits();
+        let state = self.state.borrow();
+        let may = state.requests.len() < limits.requests_per_connection_max
+            && state.outbox.small_bytes() < limits.reply_bytes_per_connection_max
+            && state.stalled.is_empty();
+        self.reader_waits.set(!may);
+        may
+    }
+
+    /// Has the task polled again if its reader waits and may go on; what was sent meanwhile made room.
+    pub(crate) fn wake_reader(&self) {
+        if self.reader_waits.get() && self.may_read() {
+            self.wake();
+        }
+    }
+
+    /// Whether reads wait for value bytes.
+    pub(crate) fn has_stalled(&self) -> bool {
+        !self.state.borrow().stalled.is_empty()
+    }
+
+    /// A buffer for a control part of `len` bytes; `None` when the server holds too many.
+    pub(crate) fn control_buffer(&self, len: usize) -> Option<Vec<u8>> {
+        self.state
+            .borrow_mut()
+            .account
+            .charge_control(len as u64)
+            .ok()?;
+        Some(self.thread.buffers.take(0))
+    }
+
+    /// Gives a buffer of [`Connection::control_buffer`] back.
+    pub(crate) fn give_control_buffer(&self, buffer: Vec<u8>, len: usize) {
+        self.thread.buffers.give(buffer);
+        self.state.borrow_mut().account.release_control(len as u64);
+    }
+
+    /// There is no memory to read the description of a request.
+    pub(crate) fn too_busy(&self, head: &FrameHead, first: Tick) {
+        let received = Received {
+            first,
+            complete: first,
+            verified: first,
+            payload_mac: false,
+        };
+        let request = Request::new(&self.thread, head, &received, None);
+        let busy = Failure::busy(RETRY_AFTER_US);
+        self.refuse(request, busy, "too many requests are being described");
+    }
+
+    /// The front's word on the client's pace: whether replies wait in the socket.
+    pub(crate) fn replies_wait(&self, waiting: bool, progressed: bool) {
+        if !waiting {
+            self.unsent_since.set(None);
+        } else if progressed || self.unsent_since.get().is_none() {
+            self.unsent_since.set(Some(clock::now()));
+        }
+    }
+
+    /// Gives everything back. What the engine still has in flight is dropped as it completes.
+    pub(crate) fn close(&self) {
+        self.thread
+            .connections
+            .borrow_mut()
+            .try_remove(self.slot.get());
+        self.thread
+            .shared
+            .connection_closed(self.session_key.get().is_some());
+        let mut state = self.state.borrow_mut();
+        state.closed = true;
+        let state = &mut *state;
+        for request in state.requests.drain() {
+            self.abandon(request);
+        }
+        state.outbox = Outbox::default();
+        state.stalled.clear();
+        state.intake = None;
+        state.account.clear();
+        *self.waker.borrow_mut() = None;
+    }
+
+    fn abandon(&self, mut request: Request) {
+        if request.counted {
+            self.thread.shared.request_finished();
+        }
+        if let Some(timeline) = request.timeline_mut() {
+            timeline.fail(ErrorCode::Cancelled.to_wire());
+            timeline.finish(clock::now());
+            self.thread.record(&request);
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! Put and BatchWrite: memory for each value before its bytes, its checksum as they arrive, its commit when they are there.
+//!
+//! Entries are taken one after the other as their bytes follow each other in the payload, so a batch never holds more
+//! than one lease that isn't committed. An entry that can't be stored (no memory in time, too large, a bad key, a store
+//! that is full) has its bytes skipped and its own outcome; the others go on.
+//!
+//! Where payloads carry a MAC, nothing is committed before the MAC of the whole frame has been checked, and the leases
+//! are kept that long.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use memkv_engine::{
+    Attrs, Class, Committed, Completion, CompletionResult, Condition, IoTimes, Put, PutError, Step,
+    Token, WriteLease,
+};
+use memkv_proto::checksum::Crc32c;
+use memkv_proto::op::{self, ErrorCode, Outcome, PutEntry};
+use memkv_proto::reply::WriteResult;
+use memkv_proto::request::WriteEntries;
+use memkv_telemetry::clock::{self, Tick};
+use memkv_telemetry::{Stage, Tier};
+
+use super::request::{Begun, EntryOf, Request};
+use super::{Connection, Purpose};
+use crate::status::{Failure, RETRY_AFTER_US};
+
+/// One entry that is being committed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Committing {
+    entry: EntryOf,
+    charged: u64,
+}
+
+/// One entry of a write, with its key in the intake's copy of the keys.
+#[derive(Debug)]
+struct Plan {
+    key: (usize, usize),
+    attrs: op::Attrs,
+    condition: op::Condition,
+    len: u64,
+    crc: u32,
+    refusal: Option<ErrorCode>,
+}
+
+/// Takes the payload of one write.
+pub(crate) struct Intake {
+    connection: Rc<Connection>,
+    request: usize,
+    keys: Vec<u8>,
+    plans: Vec<Plan>,
+    next: usize,
+    current: Current,
+    /// Payload MAC: entries that are whole and wait for it.
+    deferred: Option<Vec<(Committing, WriteLease, u32)>>,
+    transfer_since: Tick,
+}
+
+/// What the next bytes of the payload are for.
+enum Current {
+    /// The entry at `next` has not begun.
+    Between,
+    /// They go into `lease`, of which `at` bytes are filled.
+    Filling {
+        lease: WriteLease,
+        at: u64,
+        digest: Crc32c,
+        committing: Committing,
+    },
+    /// They are forgotten, `left` of them.
+    Skipping { left: u64 },
+}
+
+/// Where a front puts the next bytes of a payload.
+pub(crate) enum Slot<'a> {
+    /// Into this memory, from its start; then [`Intake::filled`].
+    Fill(&'a mut [u8]),
+    /// Nowhere, up to this many; then [`Intake::skipped`].
+    Skip(u64),
+}
+
+impl Connection {
+    pub(crate) fn begin_write(
+        self: &Rc<Self>,
+        mut request: Request,
+        payload_mac: bool,
+        entries: &WriteEntries<'_>,
+    ) -> Begun {
+        let now = clock::now();
+        let (mut keys, mut plans) = (
+            self.thread.buffers.take(0),
+            Vec::with_capacity(entries.len()),
+        );
+        for entry in entries {
+            let start = keys.len();
+            let refusal = entry.check().err();
+            if refusal.is_none() {
+                keys.extend_from_slice(entry.key);
+            }
+            let PutEntry {
+                attrs,
+                condition,
+                value_len,
+                crc,
+                ..
+            } = entry;
+            let key = (start, keys.len());
+            plans.push(Plan {
+                key,
+                attrs,
+                condition,
+                len: value_len,
+                crc,
+                refusal,
+            });
+        }
+        request.unresolved = plans.len() as u32;
+        let none = WriteResult {
+            outcome: Outcome::Miss,
+            version: 0,
+        };
+        request.results = vec![none; plans.len()];
+        if let Some(first) = plans.first().filter(|plan| plan.refusal.is_none()) {
+            let key = &keys[first.key.0..first.key.1];
+            request.timeline.key_hash = Some(self.thread.shared.key_hash(key));
+        }
+        let request = self.state.borrow_mut().requests.insert(request);
+        Begun::Payload(Box::new(Intake {
+            connection: self.clone(),
+            request,
+            keys,
+            plans,
+            next: 0,
+            current: Current::Between,
+            deferred: payload_mac.then(Vec::new),
+            transfer_since: now,
+        }))
+    }
+
+    /// A put is in the store, or isn't.
+    pub(crate) fn committed(
+        &self,
+        committing: Committing,
+        result: Result<Committed, PutError>,
+        io: &IoTimes,
+    ) {
+        let (outcome, version) = {
+            let mut state = self.state.borrow_mut();
+            if state.closed {
+                return;
+            }
+            state.account.release(committing.charged);
+            let Some(request) = state.requests.get_mut(committing.entry.request) else {
+                return;
+            };
+            request.stamp_io(io);
+            match result {
+                Ok(Committed { version }) => (Outcome::Ok, version),
+                Err(error) => {
+                    let failure = self.thread.shared.log_failure((&error).into(), &error);
+                    (request.failed(failure), 0)
+                }
+            }
+        };
+        let tier = if self.thread.shared.stores_on_drives() {
+            Tier::Drive
+        } else {
+            Tier::Ram
+        };
+        self.resolve(committing.entry, outcome, version, tier);
+    }
+}
+
+impl Intake {
+    /// Where the next bytes go; `None` when the payload is complete. Waits for memory, at most as long as admission
+    /// may take.
+    pub(crate) async fn next(&mut self) -> Option<Slot<'_>> {
+        loop {
+            match &self.current {
+                Current::Between => {
+                    if self.next == self.plans.len() {
+                        return None;
+                    }
+                    self.begin_entry().await;
+                }
+                Current::Skipping { left: 0 } => self.current = Current::Between,
+                Current::Filling { lease, at, .. } => {
+                    if *at == lease.len() {
+                        self.end_entry();
+                    } else if *at == lease.window().end {
+                        self.advance().await;
+                    } else {
+                        break;
+                    }
+                }
+                Current::Skipping { .. } => break,
+            }
+        }
+        match &mut self.current {
+            Current::Filling { lease, at, .. } => Some(Slot::Fill(lease.piece_at(*at))),
+            Current::Skipping { left } => Some(Slot::Skip(*left)),
+            Current::Between => None,
+        }
+    }
+
+    /// `count` bytes were put into the slot that [`Intake::next`] gave.
+    pub(crate) fn filled(&mut self, count: usize) {
+        let Current::Filling {
+            lease, at, digest, ..
+        } = &mut self.current
+        else {
+            unreachable!("only a slot that was given is filled")
+        };
+        // Right after they arrived, while they are in the cache.
+        digest.update(&lease.piece_at(*at)[..count]);
+        *at += count as u64;
+    }
+
+    /// `count` bytes were read and forgotten.
+    pub(crate) fn skipped(&mut self, count: u64) {
+        if let Current::Skipping { left } = &mut self.current {
+            *left -= count;
+        }
+    }
+
+    /// The bytes that the last `count` filled, for a payload MAC.
+    pub(crate) fn last_filled(&mut self, count: usize) -> &[u8] {
+        match &mut self.current {
+            Current::Filling { lease, at, .. } => &lease.piece_at(*at)[..count],
+            _ => &[],
+        }
+    }
+
+    /// The payload is complete and, where it has one, its MAC was checked.
+    pub(crate) fn finish(mut self: Box<Self>) {
+        let now = clock::now();
+        self.stamp(Stage::Transfer, self.transfer_since, now);
+        for (committing, lease, crc) in self.deferred.take().into_iter().flatten() {
+            self.connection.commit(committing, lease, crc);
+        }
+        self.connection
+            .thread
+            .buffers
+            .give(std::mem::take(&mut self.keys));
+    }
+
+    async fn begin_entry(&mut self) {
+        let at = self.next;
+        self.next += 1;
+        let (len, refusal) = (self.plans[at].len, self.plans[at].refusal);
+        let entry = EntryOf {
+            request: self.request,
+            entry_idx: at as u32,
+        };
+        let started = clock::now();
+        if let Some(code) = refusal.or_else(|| self.expired(started)) {
+            return self.skip(entry, Failure::plain(code), len);
+        }
+        let patience = self.connection.thread.shared.limits().admission_wait;
+        let until = started.after(patience);
+        // A value that streams holds a window at a time, at most a quarter of the pool.
+        let charged = len.min(self.connection.thread.shared.window_bytes_max());
+        if !self.admit(charged, until).await {
+            return self.skip(entry, Failure::busy(RETRY_AFTER_US), len);
+        }
+        let admitted = clock::now();
+        self.stamp(Stage::Admit, started, admitted);
+        let committing = Committing { entry, charged };
+        match self.reserve(at, until).await {
+            Ok(lease) => {
+                self.stamp(Stage::Lease, admitted, clock::now());
+                let digest = Crc32c::new();
+                self.current = Current::Filling {
+                    lease,
+                    at: 0,
+                    digest,
+                    committing,
+                };
+            }
+            Err(failure) => {
+                self.release(charged);
+                self.skip(entry, failure, len);
+            }
+        }
+    }
+
+    fn expired(&self, now: Tick) -> Option<ErrorCode> {
+        let state = self.connection.state.borrow();
+        state
+            .requests
+            .get(self.request)
+            .and_then(|request| request.expired(now))
+    }
+
+    /// Takes `bytes` of the connection's share, waiting until `until` for them.
+    async fn admit(&self, bytes: u64, until: Tick) -> bool {
+        let charge = || {
+            self.connection
+                .state
+                .borrow_mut()
+                .account
+                .charge(bytes)
+                .is_ok()
+        };
+        if charge() {
+            return true;
+        }
+        let mut patience = std::pin::pin!(sleep_until(until));
+        poll_fn(|cx| {
+            // Parked before it tries, so that what is given back in between isn't missed.
+            self.connection.thread.shared.admission().park(cx.waker());
+            if charge() {
+                return Poll::Ready(true);
+            }
+            patience.as_mut().poll(cx).map(|()| false)
+        })
+        .await
+    }
+
+    /// Memory for the entry at `at`.
+    async fn reserve(&self, at: usize, until: Tick) -> Result<WriteLease, Failure> {
+        let plan = &self.plans[at];
+        let put = Put {
+            namespace: plan.attrs.namespace,
+            key: &self.keys[plan.key.0..plan.key.1],
+            len: plan.len,
+            attrs: engine_attrs(&plan.attrs),
+            condition: match plan.condition {
+                op::Condition::None => Condition::None,
+                op::Condition::IfAbsent => Condition::IfAbsent,
+                op::Condition::IfVersion(version) => Condition::IfVersion(version),
+            },
+        };
+        let thread = &self.connection.thread;
+        let token = self.open();
+        let step = thread.engine.reserve(&thread.queue, token, &put);
+        self.lease(token, step, Some(until)).await
+    }
+
+    /// A token whose completion the reader waits for.
+    fn open(&self) -> Token {
+        let purpose = Purpose::Intake(self.connection.clone());
+        self.connection.thread.pending.borrow_mut().open(purpose)
+    }
+
+    /// Waits for memory that was asked for under `token`.
+    async fn lease(
+        &self,
+        token: Token,
+        step: Result<Step<WriteLease>, PutError>,
+        until: Option<Tick>,
+    ) -> Result<WriteLease, Failure> {
+        let thread = &self.connection.thread;
+        let result = match step {
+            Ok(Step::Ready(lease)) => {
+                thread.pending.borrow_mut().close(token);
+                return Ok(lease);
+            }
+            Err(error) => {
+                thread.pending.borrow_mut().close(token);
+                Err(error)
+            }
+            Ok(Step::Pending) => {
+                let Some(completion) = self.completion(until).await else {
+                    // What comes too late is dropped, which gives the memory back.
+                    if let Some(purpose) = thread.pending.borrow_mut().get_mut(token) {
+                        *purpose = Purpose::Abandoned;
+                    }
+                    return Err(Failure::busy(RETRY_AFTER_US));
+                };
+                if let Some(request) = self
+                    .connection
+                    .state
+                    .borrow_mut()
+                    .requests
+                    .get_mut(self.request)
+                {
+                    request.stamp_io(&completion.io);
+                }
+                match completion.result {
+                    CompletionResult::Reserved(result) | CompletionResult::Advanced(result) => {
+                        result
+                    }
+                    _ => return Err(Failure::plain(ErrorCode::Internal)),
+                }
+            }
+        };
+        result.map_err(|error| thread.shared.log_failure((&error).into(), &error))
+    }
+
+    /// The completion that the reader waits for; `None` once `until` has passed.
+    async fn completion(&self, until: Option<Tick>) -> Option<Completion> {
+        let take = || self.connection.state.borrow_mut().intake.take();
+        let mut patience = std::pin::pin!(until.map(sleep_until));
+        poll_fn(|cx| {
+            if let Some(completion) = take() {
+                return Poll::Ready(Some(completion));
+            }
+            match patience.as_mut().as_pin_mut() {
+                Some(patience) => patience.poll(cx).map(|()| None),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// A window is full: has it written out and takes the next.
+    async fn advance(&mut self) {
+        let current = std::mem::replace(&mut self.current, Current::Between);
+        let Current::Filling {
+            lease,
+            at,
+            digest,
+            committing,
+        } = current
+        else {
+            return;
+        };
+        let len = lease.len();
+        let started = clock::now();
+        let token = self.open();
+        let step = lease.advance(&self.connection.thread.queue, token);
+        match self.lease(token, step, None).await {
+            Ok(lease) => {
+                self.stamp(Stage::Lease, started, clock::now());
+                self.current = Current::Filling {
+                    lease,
+                    at,
+                    digest,
+                    committing,
+                };
+            }
+            Err(failure) => {
+                self.release(committing.charged);
+                self.skip(committing.entry, failure, len - at);
+            }
+        }
+    }
+
+    /// All bytes of an entry are there: checks them and commits, or waits for the payload's MAC.
+    fn end_entry(&mut self) {
+        let current = std::mem::replace(&mut self.current, Current::Between);
+        let Current::Filling {
+            lease,
+            digest,
+            committing,
+            ..
+        } = current
+        else {
+            return;
+        };
+        let crc = self.plans[committing.entry.entry_idx as usize].crc;
+        if digest.finish() != crc {
+            drop(lease);
+            self.release(committing.charged);
+            self.connection.thread.shared.crc_mismatch();
+            return self.skip(committing.entry, Failure::plain(ErrorCode::CrcMismatch), 0);
+        }
+        match &mut self.deferred {
+            Some(deferred) => deferred.push((committing, lease, crc)),
+            None => self.connection.commit(committing, lease, crc),
+        }
+    }
+
+    /// The entry failed; its `left` bytes are skipped.
+    fn skip(&mut self, entry: EntryOf, failure: Failure, left: u64) {
+        let outcome = {
+            let mut state = self.connection.state.borrow_mut();
+            let Some(request) = state.requests.get_mut(entry.request) else {
+                return;
+            };
+            request.failed(failure)
+        };
+        self.connection.thread.shared.rejected(failure.code);
+        self.current = Current::Skipping { left };
+        self.connection.resolve(entry, outcome, 0, Tier::None);
+    }
+
+    fn release(&self, bytes: u64) {
+        self.connection.state.borrow_mut().account.release(bytes);
+    }
+
+    fn stamp(&self, stage: Stage, from: Tick, to: Tick) {
+        if let Some(request) = self
+            .connection
+            .state
+            .borrow_mut()
+            .requests
+            .get_mut(self.request)
+        {
+            request.timeline.stamp(stage, from, to);
+        }
+    }
+}
+
+impl Drop for Intake {
+    /// A payload that broke off: what it held is given back, nothing of it is published.
+    fn drop(&mut self) {
+        let mut state = self.connection.state.borrow_mut();
+        if state.closed {
+            return;
+        }
+        if let Current::Filling { committing, .. } = &self.current {
+            state.account.release(committing.charged);
+        }
+        for (committing, ..) in self.deferred.take().into_iter().flatten() {
+            state.account.release(committing.charged);
+        }
+    }
+}
+
+impl Connection {
+    fn commit(self: &Rc<Self>, committing: Committing, lease: WriteLease, crc: u32) {
+        let thread = &self.thread;
+        let purpose = Purpose::Commit(self.clone(), committing);
+        let token = thread.pending.borrow_mut().open(purpose);
+        let started = clock::now();
+        let result = match lease.commit(crc, &thread.queue, token) {
+            Ok(Step::Pending) => return,
+            Ok(Step::Ready(committed)) => Ok(committed),
+            Err(error) => Err(error),
+        };
+        thread.pending.borrow_mut().close(token);
+        if let Some(request) = self
+            .state
+            .borrow_mut()
+            .requests
+            .get_mut(committing.entry.request)
+        {
+            request.timeline.stamp(Stage::Index, started, clock::now());
+        }
+        self.committed(committing, result, &IoTimes::default());
+    }
+}
+
+fn engine_attrs(attrs: &op::Attrs) -> Attrs {
+    Attrs {
+        type_tag: attrs.type_tag,
+        flags: attrs.flags,
+        expiry_ms: attrs.expiry_ms,
+        class: match attrs.class {
+            op::Class::Evictable => Class::Evictable,
+            op::Class::Durable => Class::Durable,
+        },
+    }
+}
+
+/// Ends when `until` has come.
+pub(crate) fn sleep_until(until: Tick) -> tokio::time::Sleep {
+    tokio::time::sleep(Duration::from_nanos(until.since(clock::now())))
+}

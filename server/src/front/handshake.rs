@@ -1,0 +1,117 @@
+//! The handshake of one connection: at most two small messages each way before anything else is taken.
+
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::rc::Rc;
+
+use memkv_proto::FrameMac;
+use memkv_proto::session::{
+    MESSAGE_BYTES_MAX, Refusal, RefusalCode, ServerHandshake, ServerIdentity, Session, message_len,
+};
+use memkv_telemetry::clock;
+use memkv_telemetry::{AuthFailure, ProtocolFault};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::stream::ByteStream;
+use crate::dispatch::{Connection, End};
+
+/// Reads a Hello, answers it, reads the Finish.
+///
+/// A refusal is one small frame, and tells nothing that isn't public. What the client claims counts only once its
+/// Finish has been checked.
+pub(crate) async fn handshake<S, M>(
+    bytes: &ByteStream<S>,
+    connection: &Rc<Connection>,
+) -> Result<Session<M>, End>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    M: FrameMac,
+{
+    let shared = &connection.thread.shared;
+    let hello = message(bytes).await?;
+    let now = clock::unix_ns();
+    if shared.draining() {
+        send(bytes, &Refusal::new(RefusalCode::Draining, now).to_bytes()).await;
+        return Err(End::Closed);
+    }
+    let mut nonce = [0; 32];
+    if getrandom::fill(&mut nonce).is_err() {
+        // Without randomness there is no session that couldn't be replayed.
+        send(bytes, &Refusal::new(RefusalCode::Busy, now).to_bytes()).await;
+        return Err(End::Broken);
+    }
+    let keys = shared.keys();
+    let node = shared.node_id();
+    let identity = ServerIdentity {
+        node_id: &node,
+        features: shared.features(),
+    };
+    let (reply, handshake) =
+        match ServerHandshake::<M>::on_hello(&hello, &keys, &identity, now, nonce) {
+            Ok(answer) => answer,
+            Err(refusal) => return Err(refuse(bytes, &refusal).await),
+        };
+    send(bytes, &reply).await;
+    let finish = message(bytes).await?;
+    let session = match handshake.on_finish(&finish, clock::unix_ns()) {
+        Ok(session) => session,
+        Err(refusal) => return Err(refuse(bytes, &refusal).await),
+    };
+    // A key that was removed while the handshake ran is not accepted.
+    if shared.keys().key_use(session.info.key_id).is_none() {
+        return Err(End::KeyRemoved);
+    }
+    shared.authenticated(&session.info);
+    connection.authenticated(session.info.key_id);
+    Ok(session)
+}
+
+/// Reads one handshake message.
+async fn message<S: AsyncRead + AsyncWrite + Unpin>(bytes: &ByteStream<S>) -> Result<Vec<u8>, End> {
+    const PREFIX_BYTES: usize = 8;
+    let have = bytes.buffered(PREFIX_BYTES).await;
+    if !have.map_err(|_| End::Broken)? {
+        return Err(End::Closed);
+    }
+    let len = match bytes.peek(PREFIX_BYTES, message_len) {
+        Ok(Some(len)) if len <= MESSAGE_BYTES_MAX => len,
+        Ok(_) | Err(_) => {
+            let is_frame = bytes.peek(4, |magic| magic == memkv_proto::frame::FRAME_MAGIC);
+            if is_frame {
+                // An op before the handshake.
+                return Err(End::Auth(AuthFailure::NoSession));
+            }
+            let refusal = Refusal::new(RefusalCode::Malformed, clock::unix_ns());
+            send(bytes, &refusal.to_bytes()).await;
+            return Err(End::Protocol(ProtocolFault::Magic));
+        }
+    };
+    bytes.buffered(len).await.map_err(|_| End::Broken)?;
+    Ok(bytes.take(len, <[u8]>::to_vec))
+}
+
+/// Sends a refusal, and says how the connection ends.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    bytes: &ByteStream<S>,
+    refusal: &Refusal,
+) -> End {
+    let end = match refusal.code {
+        RefusalCode::UnknownKey => End::Auth(AuthFailure::UnknownKey),
+        RefusalCode::ClockSkew => End::Auth(AuthFailure::ClockSkew),
+        RefusalCode::BadMac => End::Auth(AuthFailure::BadMac),
+        RefusalCode::UnsupportedVersion => End::Protocol(ProtocolFault::Version),
+        _ => End::Protocol(ProtocolFault::Header),
+    };
+    send(bytes, &refusal.to_bytes()).await;
+    end
+}
+
+/// Sends a few bytes; a client that doesn't take them is ended by the handshake's time limit.
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(bytes: &ByteStream<S>, mut message: &[u8]) {
+    while !message.is_empty() {
+        match poll_fn(|cx| bytes.poll_write(cx, &[IoSlice::new(message)])).await {
+            Ok(count) if count > 0 => message = &message[count..],
+            _ => return,
+        }
+    }
+}

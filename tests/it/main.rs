@@ -1,0 +1,4 @@
+//! The product as a whole: real servers in this process, real sockets, real files.
+#![forbid(unsafe_code)]
+
+mod server;

@@ -1,0 +1,3 @@
+//! The server as clients, good and bad, see it.
+
+mod values;
