@@ -136,10 +136,7 @@ impl Telemetry {
     /// When the endpoint can't be one, or a thread can't be started. A collector that isn't there is no
     /// error: what can't be sent is counted.
     pub fn new(config: TelemetryConfig) -> Result<Telemetry, OtlpError> {
-        let export_counts = Arc::new(ExportCounts {
-            dropped: Cells::new(&metrics::EXPORTER_DROPPED_TOTAL),
-            failures: Cells::new(&metrics::EXPORTER_FAILURES_TOTAL),
-        });
+        let export_counts = Arc::new(ExportCounts::new());
         let span_worker = match &config.otlp {
             Some(otlp) => Some(start_span_worker(
                 &config,
@@ -149,33 +146,7 @@ impl Telemetry {
             None => None,
         };
         let recorders = Recorders::new(config.role, config.sample_ratio, config.ring_timelines);
-        let hub = Arc::new_cyclic(|weak: &Weak<Hub>| {
-            let registry = Registry::new();
-            let collector = HubCollector::new(weak.clone(), config.role);
-            let collector = collector.expect("the table's names are valid, as its tests check");
-            registry
-                .register(Box::new(collector))
-                .expect("it is the only collector");
-            Hub {
-                engine: EngineMetrics::detached(),
-                server: ServerMetrics::detached(),
-                client: ClientMetrics::for_servers(&config.servers),
-                slow_ops: Cells::new(&metrics::SLOW_OPS_TOTAL),
-                spans: Cells::new(&metrics::SPANS_TOTAL),
-                log_events: Cells::new(&metrics::LOG_EVENTS_TOTAL),
-                scrape: Histograms::new(&metrics::SCRAPE_DURATION_SECONDS),
-                slow_ring: Mutex::new(SlowRing::new()),
-                exemplars: Mutex::new(HashMap::new()),
-                before_scrape: Mutex::new(Vec::new()),
-                stop: AtomicBool::new(false),
-                thread: Mutex::new(None),
-                config,
-                recorders,
-                export_counts,
-                registry,
-                span_worker,
-            }
-        });
+        let hub = Hub::new(config, recorders, export_counts, span_worker);
         let its_hub = Arc::clone(&hub);
         let thread = std::thread::Builder::new()
             .name("memkv-telemetry".to_owned())
@@ -184,6 +155,18 @@ impl Telemetry {
         hub.recorders.set_drainer(thread.thread().clone());
         *hub.thread.lock() = Some(thread);
         Ok(Telemetry(hub))
+    }
+
+    /// Telemetry whose recorders record nothing, for a server or a client: the other side of a measurement
+    /// of what recording costs. The product never uses it.
+    ///
+    /// An op then costs one predictable branch in [`Recorder::begin`] and one in [`Recorder::record`],
+    /// beside the stamps of whoever serves it ([`Recorder::is_recording`] lets it spare those). There is
+    /// no thread and no exporter; the handles still count, as they do rare events.
+    pub fn off() -> Telemetry {
+        let config = TelemetryConfig::new(Role::Server, "off");
+        let counts = Arc::new(ExportCounts::new());
+        Telemetry(Hub::new(config, Recorders::off(), counts, None))
     }
 
     /// A recorder for one data thread.
@@ -404,6 +387,41 @@ impl Drain {
 }
 
 impl Hub {
+    fn new(
+        config: TelemetryConfig,
+        recorders: Recorders,
+        export_counts: Arc<ExportCounts>,
+        span_worker: Option<Worker<Kept>>,
+    ) -> Arc<Hub> {
+        Arc::new_cyclic(|weak: &Weak<Hub>| {
+            let registry = Registry::new();
+            let collector = HubCollector::new(weak.clone(), config.role);
+            let collector = collector.expect("the table's names are valid, as its tests check");
+            registry
+                .register(Box::new(collector))
+                .expect("it is the only collector");
+            Hub {
+                engine: EngineMetrics::detached(),
+                server: ServerMetrics::detached(),
+                client: ClientMetrics::for_servers(&config.servers),
+                slow_ops: Cells::new(&metrics::SLOW_OPS_TOTAL),
+                spans: Cells::new(&metrics::SPANS_TOTAL),
+                log_events: Cells::new(&metrics::LOG_EVENTS_TOTAL),
+                scrape: Histograms::new(&metrics::SCRAPE_DURATION_SECONDS),
+                slow_ring: Mutex::new(SlowRing::new()),
+                exemplars: Mutex::new(HashMap::new()),
+                before_scrape: Mutex::new(Vec::new()),
+                stop: AtomicBool::new(false),
+                thread: Mutex::new(None),
+                config,
+                recorders,
+                export_counts,
+                registry,
+                span_worker,
+            }
+        })
+    }
+
     pub(crate) fn families(&self) -> Vec<Family> {
         let shards = self.recorders.shards();
         let mut families = self.op_families(&shards);

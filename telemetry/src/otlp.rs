@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
 use crate::labels::Exporter;
+use crate::metrics;
 use crate::snapshot::Cells;
 
 /// Items that wait for the collector before others are dropped.
@@ -112,6 +113,15 @@ fn url(endpoint: &str, protocol: OtlpProtocol, signal: &str) -> Result<String, O
 pub(crate) struct ExportCounts {
     pub(crate) dropped: Cells,
     pub(crate) failures: Cells,
+}
+
+impl ExportCounts {
+    pub(crate) fn new() -> ExportCounts {
+        ExportCounts {
+            dropped: Cells::new(&metrics::EXPORTER_DROPPED_TOTAL),
+            failures: Cells::new(&metrics::EXPORTER_FAILURES_TOTAL),
+        }
+    }
 }
 
 /// A bounded queue with a thread that empties it.

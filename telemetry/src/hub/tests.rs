@@ -264,6 +264,25 @@ fn a_full_ring_loses_timelines_but_counts_them_and_their_ops() {
 }
 
 #[test]
+fn telemetry_that_is_off_shows_its_handles_counts_and_no_ops() {
+    let telemetry = Telemetry::off();
+    let mut recorder = telemetry.recorder();
+    let timeline = get(&mut recorder, 50_000, None);
+    recorder.record(&timeline);
+    telemetry.server_metrics().auth_failed(AuthFailure::BadMac);
+    telemetry.shutdown(Duration::from_secs(1));
+    let lines = lines(&telemetry.render(Format::Text));
+    assert_eq!(lines["memkv_auth_failures_total{reason=\"bad_mac\"}"], "1");
+    assert!(
+        !lines
+            .keys()
+            .any(|name| name.starts_with("memkv_op_duration_seconds"))
+    );
+    assert_eq!(lines["memkv_spans_total{decision=\"slow\"}"], "0");
+    assert!(telemetry.slow_ops().slowest.is_empty() && telemetry.summary().ops.is_empty());
+}
+
+#[test]
 fn the_summary_has_times_per_op_and_stage() {
     let telemetry = server();
     let mut recorder = telemetry.recorder();
