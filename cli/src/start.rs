@@ -1,11 +1,14 @@
 //! `memkv start`: checks a configuration, and runs a server on it.
 
+mod observe;
+mod run;
+
 use std::path::PathBuf;
 
 use clap::Args;
-use memkv_server::config::{Config, ConfigError, DEFAULT_PATH, Facts, Origin};
+use memkv_server::config::{Config, ConfigError, DEFAULT_PATH, Origin};
 use memkv_server::env;
-use memkv_settings::{Environment, LoadOptions, effective_json, effective_table};
+use memkv_settings::{LoadOptions, effective_json, effective_table};
 use serde_json::json;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -45,22 +48,19 @@ pub(crate) struct Start {
 
 impl Start {
     pub(crate) fn run(self) -> Outcome {
-        let environment = env::capture();
-        let config = self.load(&environment);
+        let reading = run::Reading {
+            origin: Origin::from_flags(self.dev, Some(&self.config)),
+            options: LoadOptions {
+                allow_unknown_keys: self.allow_unknown_keys,
+                ..LoadOptions::default()
+            },
+            environment: env::capture(),
+        };
+        let config = reading.load();
         if self.check {
             return self.show(config);
         }
-        let _config = config.map_err(|error| refusal(error))?;
-        Ok(Exit::Done)
-    }
-
-    fn load(&self, environment: &Environment) -> Result<Config, ConfigError> {
-        let origin = Origin::from_flags(self.dev, Some(&self.config));
-        let options = LoadOptions {
-            allow_unknown_keys: self.allow_unknown_keys,
-            ..LoadOptions::default()
-        };
-        origin.load(environment, &Facts::read(), &options)
+        run::run(config.map_err(refusal)?, &reading)
     }
 
     /// `--check`: the table or the JSON on stdout, warnings and problems on stderr.

@@ -1,5 +1,7 @@
 //! The program as a user meets it: what goes to stdout, what to stderr, and how it ends.
 
+mod server;
+
 use std::fs;
 use std::io::Read;
 use std::path::Path;
