@@ -4,7 +4,12 @@
 //! programs goes to stdout, everything else to stderr. Exit codes are listed in [`exit`].
 #![forbid(unsafe_code)]
 
+mod admin_http;
+mod args;
+mod bench;
+mod chart;
 mod completions;
+mod demo;
 mod doc;
 #[cfg(test)]
 mod documented;
@@ -12,7 +17,9 @@ mod exit;
 mod out;
 #[cfg(test)]
 mod reference;
+mod scrape;
 mod setup;
+mod slow;
 mod start;
 mod version;
 
@@ -38,6 +45,9 @@ struct Cli {
 enum Verb {
     Setup(setup::Setup),
     Start(start::Start),
+    Bench(bench::Bench),
+    Demo(demo::Demo),
+    Slow(slow::Slow),
     Doc(doc::Doc),
     Completions(completions::Completions),
 }
@@ -59,6 +69,9 @@ fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Setup(setup) => setup.run(),
         Verb::Start(start) => start.run(),
+        Verb::Bench(bench) => bench.run(),
+        Verb::Demo(demo) => demo.run(),
+        Verb::Slow(slow) => slow.run(),
         Verb::Doc(doc) => doc.run(),
         Verb::Completions(completions) => completions.run(),
     };

@@ -1,0 +1,252 @@
+//! `memkv demo`: does memkv's main job in front of one's eyes, and shows where the time went.
+//!
+//! It writes about a gibibyte of KV-cache-like blocks of mixed sizes, reads the newest back (from RAM, where the pool
+//! holds them) and the oldest (from the drive), checks every byte, and then lets the server's own telemetry speak:
+//! every latency, stage and tier below comes from `/v1/metrics` and `/v1/slow`, not from guesses of this program.
+
+mod blocks;
+mod report;
+
+use std::time::Instant;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use memkv_client::config::{ClientConfig, Transport};
+use memkv_client::{Client, OpError};
+use memkv_settings::ByteSize;
+
+use crate::admin_http::Admin;
+use crate::args::size;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::scrape::Scrape;
+use blocks::{Block, Blocks};
+use report::{Phase, Report};
+
+/// Write, read back and verify a gibibyte of blocks, and show where the time goes
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The blocks are deleted at the end unless --keep is given.
+
+Examples:
+  memkv demo                       against 127.0.0.1:9900 (or MEMKV_SERVERS)
+  memkv demo --bytes '4 GiB'       more of it
+  memkv demo --json | jq .phases   the figures for programs"
+)]
+pub(crate) struct Demo {
+    /// How much to write
+    #[arg(long, value_name = "SIZE", default_value = "1 GiB", value_parser = size)]
+    bytes: ByteSize,
+    /// The server's admin endpoint; default: the port above its data port
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    /// Leave the blocks in the store
+    #[arg(long)]
+    keep: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn transport_name(client: &Client) -> &'static str {
+    match client.transport().active {
+        Transport::Rdma => "RDMA",
+        Transport::Auto | Transport::Tcp => "TCP",
+    }
+}
+
+/// How many entries one batch has; a batch of blocks then carries a few MiB.
+const BATCH: usize = 8;
+
+impl Demo {
+    pub(crate) fn run(self) -> Outcome {
+        let config =
+            ClientConfig::from_process().map_err(|error| Failure::new(Exit::Config, error))?;
+        let server = config
+            .servers
+            .first()
+            .context("no server is configured")?
+            .server
+            .clone();
+        let admin = match &self.admin {
+            Some(url) => Admin::all(std::slice::from_ref(url))?.remove(0),
+            None => Admin::beside(&server)?,
+        };
+        let client = Client::new(config).map_err(|error| Failure::new(Exit::Config, error))?;
+        let connected = client.warmup().map_err(|error| {
+            Failure::new(
+                Exit::Unreachable,
+                anyhow::Error::new(error).context(format!("connect to {server}")),
+            )
+        })?;
+        crate::out::tell(format_args!(
+            "memkv demo: {connected} connections to {server} over {}",
+            transport_name(&client)
+        ));
+        let mut run = Run {
+            client: &client,
+            admin: &admin,
+            quiet: self.json,
+            report: Report::default(),
+        };
+        let blocks = Blocks::plan(self.bytes.0);
+        run.report.describe_server(&admin.json("/v1/status")?);
+        let outcome = run.all(&blocks);
+        if !self.keep {
+            run.delete(&blocks);
+        }
+        outcome?;
+        run.report.slowest = crate::slow::fetch(&admin, 1)?.slowest.into_iter().next();
+        let shown = if self.json {
+            format!("{:#}\n", run.report.json())
+        } else {
+            run.report.text()
+        };
+        crate::out::print(&shown)?;
+        Ok(Exit::Done)
+    }
+}
+
+struct Run<'a> {
+    client: &'a Client,
+    admin: &'a Admin,
+    quiet: bool,
+    report: Report,
+}
+
+impl Run<'_> {
+    fn all(&mut self, blocks: &Blocks) -> Result<(), Failure> {
+        // The newest blocks that surely fit the pool beside its other duties; the oldest ones surely don't.
+        let pool = self.report.pool_bytes();
+        let newest = blocks.newest(pool / 4);
+        let oldest = blocks.oldest((blocks.bytes().saturating_sub(pool)).min(blocks.bytes() / 4));
+        self.phase("write", &blocks.all, |client, batch, _| put(client, batch))?;
+        self.phase("read the newest", newest, |client, batch, scratch| {
+            get(client, batch, scratch)
+        })?;
+        self.phase("read them again", newest, |client, batch, scratch| {
+            get(client, batch, scratch)
+        })?;
+        if !oldest.is_empty() {
+            self.phase("read the oldest", oldest, |client, batch, scratch| {
+                get(client, batch, scratch)
+            })?;
+        }
+        self.phase("ask what exists", &blocks.all, |client, batch, _| {
+            exists(client, batch)
+        })
+    }
+
+    /// Runs `work` over `blocks` in batches, between two scrapes.
+    fn phase(
+        &mut self,
+        name: &'static str,
+        blocks: &[Block],
+        work: impl Fn(&Client, &[Block], &mut Scratch) -> anyhow::Result<u64>,
+    ) -> Result<(), Failure> {
+        let total: u64 = blocks.iter().map(|block| block.bytes as u64).sum();
+        let bar = progress(total, name, self.quiet);
+        let before = Scrape::parse(&self.admin.text("/v1/metrics")?);
+        let mut scratch = Scratch::default();
+        let (start, mut moved) = (Instant::now(), 0);
+        for batch in blocks.chunks(BATCH) {
+            moved += work(self.client, batch, &mut scratch)
+                .with_context(|| format!("while it tried to {name}"))?;
+            bar.inc(batch.iter().map(|block| block.bytes as u64).sum());
+        }
+        let seconds = start.elapsed().as_secs_f64() - scratch.checking;
+        bar.finish_and_clear();
+        let after = Scrape::parse(&self.admin.text("/v1/metrics")?);
+        self.report.phases.push(Phase {
+            name,
+            entries: blocks.len(),
+            bytes: moved,
+            seconds,
+            seen: after.since(&before),
+        });
+        Ok(())
+    }
+
+    fn delete(&self, blocks: &Blocks) {
+        for batch in blocks.all.chunks(64) {
+            let keys: Vec<&[u8]> = batch.iter().map(|block| block.key.as_bytes()).collect();
+            // The blocks are evictable and nobody's; what can't be deleted now leaves by eviction.
+            let _ = self.client.batch_delete(&keys);
+        }
+    }
+}
+
+/// Memory that phases reuse, and time that isn't the server's.
+#[derive(Debug, Default)]
+struct Scratch {
+    expected: Vec<u8>,
+    /// Seconds spent on comparing, which the rates leave out.
+    checking: f64,
+}
+
+fn put(client: &Client, batch: &[Block]) -> anyhow::Result<u64> {
+    let values: Vec<Vec<u8>> = batch.iter().map(Block::content).collect();
+    let items: Vec<(&[u8], &[u8])> = batch
+        .iter()
+        .zip(&values)
+        .map(|(block, value)| (block.key.as_bytes(), value.as_slice()))
+        .collect();
+    // One entry in a batch of its own shows the single op beside the batch.
+    let (single, rest) = items.split_first().context("a batch is never empty")?;
+    client.put(single.0, single.1)?;
+    client
+        .batch_put_views(rest)
+        .into_iter()
+        .collect::<Result<Vec<u64>, OpError>>()?;
+    Ok(values.iter().map(|value| value.len() as u64).sum())
+}
+
+/// Reads and compares; a block that is gone is an error, because nothing but eviction may take it and the demo's data fits.
+fn get(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Result<u64> {
+    let (single, rest) = batch.split_first().context("a batch is never empty")?;
+    let first = client.get(single.key.as_bytes())?;
+    let keys: Vec<&[u8]> = rest.iter().map(|block| block.key.as_bytes()).collect();
+    let others = client.batch_get(&keys);
+    let started = Instant::now();
+    let mut moved = 0;
+    for (block, value) in batch.iter().zip(std::iter::once(Ok(first)).chain(others)) {
+        let Some(value) = value? else {
+            bail!(
+                "{} is gone: evicted, or never stored; is the store smaller than the demo? try --bytes",
+                block.key
+            );
+        };
+        block.content_into(&mut scratch.expected);
+        if value != scratch.expected {
+            return Err(anyhow!(
+                "{} came back different; this is a defect, please keep the store as it is",
+                block.key
+            ));
+        }
+        moved += value.len() as u64;
+    }
+    scratch.checking += started.elapsed().as_secs_f64();
+    Ok(moved)
+}
+
+fn exists(client: &Client, batch: &[Block]) -> anyhow::Result<u64> {
+    let keys: Vec<&[u8]> = batch.iter().map(|block| block.key.as_bytes()).collect();
+    for (block, found) in batch.iter().zip(client.batch_exists(&keys)) {
+        if !found? {
+            bail!("{} does not exist any more", block.key);
+        }
+    }
+    Ok(0)
+}
+
+fn progress(total: u64, name: &'static str, quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
+    let style = "{msg:<16} {bar:40} {binary_bytes:>10} of {binary_total_bytes} {binary_bytes_per_sec:>14} {eta:>4}";
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    bar.with_message(name)
+}

@@ -1,0 +1,117 @@
+//! `memkv slow`: the slow ops of a server, each taken apart stage by stage.
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use memkv_telemetry::slow::{SlowOp, SlowOps};
+use serde_json::json;
+
+use crate::admin_http::Admin;
+use crate::exit::{Exit, Failure, Outcome};
+
+/// Show slow operations, each taken apart by stage
+#[derive(Debug, Args)]
+#[command(
+    after_help = "An op is slow above a bound of its own (10 ms and 1 ms per MiB) or above 8 times the median of its kind
+and size. Keys are never shown, only a hash of them. The slowest ops of all are kept even where none was slow.
+
+Examples:
+  memkv slow                               the newest slow ops
+  memkv slow --sort slowest --limit 3      the slowest since the start
+  memkv slow --json | jq '.[].slowest[0]'  for programs"
+)]
+pub(crate) struct Slow {
+    /// Admin endpoints, comma-separated
+    #[arg(
+        long,
+        env = "MEMKV_SERVERS",
+        value_delimiter = ',',
+        value_name = "HOST:PORT"
+    )]
+    servers: Vec<String>,
+    /// Which ones come first
+    #[arg(long, value_enum, default_value_t = Sort::Newest)]
+    sort: Sort,
+    /// How many of each server
+    #[arg(long, default_value_t = 10)]
+    limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    Newest,
+    Slowest,
+}
+
+/// The slow ops of one server, at most `limit` of each kind.
+///
+/// # Errors
+/// When the endpoint doesn't answer, or answers something else.
+pub(crate) fn fetch(admin: &Admin, limit: usize) -> Result<SlowOps, Failure> {
+    let body = admin.text(&format!("/v1/slow?limit={limit}"))?;
+    let ops: SlowOps = serde_json::from_str(&body)
+        .with_context(|| {
+            format!(
+                "{}/v1/slow did not answer slow ops; is it a memkv of this version?",
+                admin.url()
+            )
+        })
+        .map_err(|error| Failure::new(Exit::Unreachable, error))?;
+    Ok(ops)
+}
+
+impl Slow {
+    pub(crate) fn run(self) -> Outcome {
+        let mut found = Vec::new();
+        for admin in Admin::all(&self.servers)? {
+            let ops = fetch(&admin, self.limit)?;
+            found.push((admin, ops));
+        }
+        if self.json {
+            let servers: Vec<_> = found
+                .iter()
+                .map(|(admin, ops)| json!({"server": admin.url(), "newest": ops.newest, "slowest": ops.slowest}))
+                .collect();
+            crate::out::print(&format!("{:#}\n", json!(servers)))?;
+            return Ok(Exit::Done);
+        }
+        for (admin, ops) in &found {
+            let shown = match self.sort {
+                Sort::Newest => &ops.newest,
+                Sort::Slowest => &ops.slowest,
+            };
+            crate::out::print(&describe(admin.url(), self.sort, shown))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn describe(server: &str, sort: Sort, ops: &[SlowOp]) -> String {
+    if ops.is_empty() {
+        let what = match sort {
+            Sort::Newest => {
+                "no op was slow since the start; --sort slowest shows the slowest there was"
+            }
+            Sort::Slowest => "no op yet",
+        };
+        return format!("{server}: {what}\n");
+    }
+    let mut text = format!("{server}\n");
+    for op in ops {
+        text.push('\n');
+        text.push_str(&op.render(48));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_slow_ops_says_where_else_to_look() {
+        assert!(describe("s", Sort::Newest, &[]).contains("--sort slowest"));
+    }
+}
