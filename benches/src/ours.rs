@@ -8,7 +8,7 @@ use memkv_client::Client;
 use memkv_client::config::ClientConfig;
 use memkv_proto::mac::{FrameMac, HmacSha256};
 use memkv_server::config::{Config, Facts};
-use memkv_settings::{Environment, LoadOptions};
+use memkv_settings::{AuthKey, Environment, LoadOptions};
 use std::fmt::Write as _;
 use std::process::Command;
 
@@ -67,9 +67,7 @@ impl Ours {
 
     /// A client with one lane per thread that will use it.
     pub(crate) fn client<M: FrameMac>(&self, lanes: usize) -> Result<Client<M>> {
-        let key = AUTH_KEY
-            .parse()
-            .map_err(|error| anyhow::anyhow!("the key: {error}"))?;
+        let key = AuthKey::from_hex(AUTH_KEY).context("the benchmark's own key")?;
         let mut config = ClientConfig::new([loopback(self.port).to_string()], key);
         config.num_connections = lanes;
         let client = Client::with_mac(config).context("make a client")?;
