@@ -17,10 +17,12 @@ use crate::status::EngineStatus;
 
 #[cfg(test)]
 pub(crate) mod harness;
+pub(crate) mod inspect;
 mod memory;
+mod open;
 mod shared;
 
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Shared, unix_ms};
 
 /// The store. Clones share it.
 #[derive(Clone)]

@@ -4,6 +4,7 @@
 mod api;
 pub mod cache;
 mod config;
+mod drive;
 mod engine;
 mod entry;
 mod error;
@@ -13,6 +14,7 @@ mod lease;
 pub mod mapping;
 mod metrics;
 mod queue;
+mod segment_log;
 pub mod slab;
 mod status;
 mod stream;

@@ -69,3 +69,22 @@ pub enum DriveState {
     /// It doesn't, and why. Its values miss.
     Down(String),
 }
+
+impl DriveStatus {
+    /// A drive that was left out.
+    pub(crate) fn down(idx: DriveIdx, media: PathBuf, state: DriveState) -> Self {
+        Self {
+            idx,
+            media,
+            state,
+            capacity_bytes: 0,
+            used_bytes: 0,
+            journal_fill: 0.0,
+            errors: 0,
+            corruptions: 0,
+            written_bytes: 0,
+            read_bytes: 0,
+            direct_io: false,
+        }
+    }
+}

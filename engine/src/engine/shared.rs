@@ -1,36 +1,41 @@
 //! What all callers of an engine share: pool, index, hot tier, and who waits for memory.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::sync::Arc;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-use super::check_key;
 use super::memory::MemoryStore;
+use super::{check_key, open};
 use crate::api::{
-    Committed, Completion, CompletionResult, Cursor, IoTimes, Put, ScanPage, Step, Tier, Token,
-    VALUE_BYTES_MAX,
+    Committed, Completion, CompletionResult, Cursor, DriveIdx, IoTimes, Put, ScanPage, Step, Tier,
+    Token, VALUE_BYTES_MAX,
 };
 use crate::cache::{Cache, CacheConfig, CacheKey, Evicted};
 use crate::config::{EngineConfig, Mode};
+use crate::drive::thread::DriveHandle;
 use crate::entry::{Meta, OwnedPut};
-use crate::error::{DeleteError, OpenError, PutError, ScanError, ShutdownError};
+use crate::error::{DeleteError, GetError, OpenError, PutError, ScanError, ShutdownError};
 use crate::index::{Index, IndexConfig, KeyHash, KeyHasher, StoreKey};
 use crate::lease::{ReadLease, WriteInner, WriteLease};
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
-use crate::metrics::EngineMetrics;
+use crate::metrics::{EngineMetrics, now};
 use crate::queue::{CompletionQueue, CompletionSender};
+use crate::segment_log::bytes::page_up;
+use crate::segment_log::{Body, DeleteWork, EXTENT_BYTES_MIN, Event, PutWork, ReadWork, Reply};
 use crate::slab::{
-    Grant, GrantSink, Leased, NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool, Ticket,
-    Waiter, WriteMemory,
+    Grant, GrantSink, Leased, NoObserver, PoolConfig, ReadMemory, RegionConfig, RegionTier,
+    SlabPool, Ticket, Waiter, WriteMemory,
 };
-use crate::status::EngineStatus;
+use crate::status::{DriveState, DriveStatus, EngineStatus};
 
 /// Keys of a batch that are hashed and looked up together.
 const BATCH: usize = 64;
+/// When a caller who was refused may try again.
+const BUSY_US: u32 = 1000;
 
 /// What all callers of an engine share.
 pub(crate) struct Shared {
@@ -43,6 +48,9 @@ pub(crate) struct Shared {
     pub(crate) evictions: AtomicU64,
     pub(crate) never_read_bytes: AtomicU64,
     pub(super) memory: MemoryStore,
+    drives: OnceLock<Vec<Result<DriveHandle, String>>>,
+    /// Values longer than this are striped.
+    pub(crate) part_bytes: u64,
     draining: AtomicBool,
     waiting: Mutex<BTreeMap<u64, Waiting>>,
     waiters: AtomicU64,
@@ -85,6 +93,18 @@ impl GrantSink for ReserveSink {
     }
 }
 
+/// Hands memory to a drive's thread.
+struct DriveSink {
+    shared: Arc<Shared>,
+    drive: u8,
+}
+
+impl GrantSink for DriveSink {
+    fn granted(&self, grant: Grant) {
+        self.shared.send_to_drive(self.drive, Event::Granted(grant));
+    }
+}
+
 impl Shared {
     pub(super) fn open(
         config: EngineConfig,
@@ -92,31 +112,125 @@ impl Shared {
     ) -> Result<Arc<Self>, OpenError> {
         let (pool, findings) = open_pool(&config)?;
         let capacity_bytes = pool.capacity_bytes();
-        let index = Index::new(&IndexConfig {
-            shards: 64,
-            segments: vec![1],
-        });
+        let mut store = match config.mode {
+            Mode::Memory => open::Store { key: random_bytes(), drives: Vec::new() },
+            Mode::Direct | Mode::File => open::open_store(&config)?,
+        };
+        let hasher = KeyHasher::new(&StoreKey(store.key));
+        let index = Index::new(&IndexConfig { shards: 64, segments: store.segment_counts() });
+        let version = open::restore(&index, &hasher, &mut store.drives);
+        let part_bytes = store
+            .part_bytes_max()
+            .min(config.extent_bytes)
+            .min(pool.window_bytes() as u64);
         let cache = Cache::new(&CacheConfig {
             capacity_bytes,
             small_percent: 30,
             shards: 16,
         });
-        Ok(Arc::new(Self {
-            hasher: KeyHasher::new(&random_store_key()),
+        let shared = Arc::new(Self {
+            hasher,
             index,
             cache,
             pool,
-            versions: AtomicU64::new(0),
+            versions: AtomicU64::new(version),
             evictions: AtomicU64::new(0),
             never_read_bytes: AtomicU64::new(0),
             memory: MemoryStore::new(),
+            drives: OnceLock::new(),
+            part_bytes,
             draining: AtomicBool::new(false),
             waiting: Mutex::default(),
             waiters: AtomicU64::new(0),
             findings,
             config,
             _metrics: metrics,
-        }))
+        });
+        open::start(&shared, store.drives)?;
+        Ok(shared)
+    }
+
+    pub(super) fn set_drives(&self, drives: Vec<Result<DriveHandle, String>>) {
+        assert!(self.drives.set(drives).is_ok(), "drives are set once");
+    }
+
+    pub(super) fn set_thread(&self, idx: usize, thread: std::thread::JoinHandle<()>) {
+        if let Some(Ok(drive)) = self.drives().get(idx) {
+            *drive.thread.lock() = Some(thread);
+        }
+    }
+
+    fn drives(&self) -> &[Result<DriveHandle, String>] {
+        self.drives.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The drive of this number, if it serves.
+    fn drive(&self, idx: u8) -> Option<&DriveHandle> {
+        let drive = self.drives().get(usize::from(idx))?.as_ref().ok()?;
+        drive.up.load(Ordering::Relaxed).then_some(drive)
+    }
+
+    /// Where a change of a key goes: to the drive that has it, else to one of those that were
+    /// there at the start, always the same one. A drive that fails later keeps its keys, so
+    /// that what is on it can't become stale.
+    fn home(&self, hash: KeyHash) -> Option<u8> {
+        if let Some(location) = self.index.get(hash) {
+            if self.drive(location.drive_idx).is_some() {
+                return Some(location.drive_idx);
+            }
+        }
+        let ready = || {
+            (0u8..)
+                .zip(self.drives())
+                .filter(|(_, drive)| drive.is_ok())
+        };
+        let count = ready().count();
+        let pick = (hash.0 >> 64) as usize % count.max(1);
+        ready().nth(pick).map(|(idx, _)| idx)
+    }
+
+    pub(crate) fn next_version(&self) -> u64 {
+        self.versions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn last_version(&self) -> u64 {
+        self.versions.load(Ordering::Relaxed)
+    }
+
+    /// Makes a value that lies in the pool the cached one of its key.
+    pub(crate) fn adopt(&self, key: &CacheKey<'_>, memory: ReadMemory, meta: Meta) {
+        let _ = self.cache.insert(key, memory, meta, false, &mut drop);
+        self.relieve_waiters();
+    }
+
+    pub(crate) fn count_evictions(&self, count: u64, never_read_bytes: u64) {
+        self.evictions.fetch_add(count, Ordering::Relaxed);
+        self.never_read_bytes
+            .fetch_add(never_read_bytes, Ordering::Relaxed);
+    }
+
+    /// An event of the engine itself for another drive.
+    pub(crate) fn send_to_drive(&self, drive: u8, event: Event) {
+        if let Some(Ok(drive)) = self.drives().get(usize::from(drive)) {
+            drive.inbox.push(event);
+        }
+    }
+
+    /// Leases memory for a read, or lets the drive know when there is some.
+    pub(crate) fn lease_for_drive(
+        self: &Arc<Self>,
+        drive: u8,
+        bytes: usize,
+        token: u64,
+    ) -> Option<WriteMemory> {
+        let sink = Arc::new(DriveSink {
+            shared: self.clone(),
+            drive,
+        });
+        match self.pool.lease(bytes, Waiter { sink, token }) {
+            Ok(Leased::Now(memory)) => Some(memory),
+            _ => None,
+        }
     }
 
     pub(crate) fn draining(&self) -> bool {
@@ -142,12 +256,18 @@ impl Shared {
             attrs: put.attrs,
             condition: put.condition,
         };
-        let bytes = put.len as usize;
+        let bytes = self.lease_bytes(put.len);
         if let Some(memory) = self.lease_now(bytes) {
             return Ok(Step::Ready(self.write_lease(put, memory)));
         }
         self.refuse_when_stuck(bytes)?;
         self.wait_for_memory(sender, token, put)
+    }
+
+    /// Bytes to lease for a value: whole pages for what becomes an extent.
+    fn lease_bytes(&self, len: u64) -> usize {
+        let pages = self.config.mode != Mode::Memory && len >= EXTENT_BYTES_MIN;
+        (if pages { page_up(len) } else { len }) as usize
     }
 
     fn check_len(&self, len: u64) -> Result<(), PutError> {
@@ -160,6 +280,14 @@ impl Shared {
             });
         }
         let window = self.pool.window_bytes() as u64;
+        if self.config.mode != Mode::Memory && len > self.part_bytes {
+            let limit = "storage.block_size";
+            return Err(PutError::TooLarge {
+                len,
+                bound: self.part_bytes,
+                limit,
+            });
+        }
         if self.config.mode == Mode::Memory && len > window {
             let limit = "a quarter of storage.max_size in memory mode";
             return Err(PutError::TooLarge {
@@ -225,7 +353,7 @@ impl Shared {
         put: OwnedPut,
     ) -> Result<Step<WriteLease>, PutError> {
         let number = self.waiters.fetch_add(1, Ordering::Relaxed);
-        let bytes = put.len as usize;
+        let bytes = self.lease_bytes(put.len);
         let sink = Arc::new(ReserveSink {
             shared: self.clone(),
             number,
@@ -317,20 +445,53 @@ impl Shared {
         self: &Arc<Self>,
         lease: WriteLease,
         crc: u32,
-        _sender: CompletionSender,
-        _token: Token,
+        sender: CompletionSender,
+        token: Token,
     ) -> Result<Step<Committed>, PutError> {
         if self.draining() {
             return Err(PutError::Draining);
         }
-        let WriteInner { put, memory, .. } = *lease.inner;
-        self.memory.commit(self, put, memory, crc).map(Step::Ready)
+        let WriteInner {
+            put, mut memory, ..
+        } = *lease.inner;
+        if self.config.mode == Mode::Memory {
+            return self.memory.commit(self, put, memory, crc).map(Step::Ready);
+        }
+        zero_tail(&mut memory, put.len as usize);
+        let home = self.home(put.hash).ok_or(PutError::NoDrive)?;
+        let Some(drive) = self.drive(home) else {
+            let source = io::Error::other("the drive was taken out");
+            return Err(PutError::Io {
+                drive: DriveIdx(home.into()),
+                source,
+            });
+        };
+        let reply = Reply {
+            token,
+            sender,
+            accepted: now(),
+        };
+        let body = Body::Value(memory.freeze());
+        let work = Box::new(PutWork {
+            put,
+            body,
+            crc,
+            part: None,
+            reply,
+        });
+        drive
+            .inbox
+            .offer(Event::Put(work))
+            .map_err(|_| PutError::Busy {
+                retry_after_us: BUSY_US,
+            })?;
+        Ok(Step::Pending)
     }
 
     pub(super) fn get(
         self: &Arc<Self>,
-        _queue: &CompletionQueue,
-        _token: Token,
+        queue: &CompletionQueue,
+        token: Token,
         key: &CacheKey<'_>,
     ) -> super::GetStep {
         if let Some(hit) = self.cache.get(key) {
@@ -338,9 +499,40 @@ impl Shared {
                 let lease = ReadLease::whole(hit.memory, hit.meta, Tier::Ram);
                 return Ok(Step::Ready(Some(lease)));
             }
-            self.memory.expire(self, key);
+            if self.config.mode == Mode::Memory {
+                self.memory.expire(self, key);
+            }
+            return Ok(Step::Ready(None));
         }
-        Ok(Step::Ready(None))
+        if self.config.mode == Mode::Memory {
+            return Ok(Step::Ready(None));
+        }
+        let Some(location) = self.index.get(key.hash) else {
+            return Ok(Step::Ready(None));
+        };
+        let Some(drive) = self.drive(location.drive_idx) else {
+            return Ok(Step::Ready(None));
+        };
+        if self.draining() {
+            return Err(GetError::Draining);
+        }
+        let reply = Reply {
+            token,
+            sender: queue.sender(),
+            accepted: now(),
+        };
+        let (hash, namespace) = (key.hash, key.namespace);
+        let work = Box::new(ReadWork {
+            hash,
+            namespace,
+            key: key.key.into(),
+            reply,
+        });
+        let busy = |_| GetError::Busy {
+            retry_after_us: BUSY_US,
+        };
+        drive.inbox.offer(Event::Read(work)).map_err(busy)?;
+        Ok(Step::Pending)
     }
 
     pub(super) fn exists(&self, namespace: u32, keys: &[&[u8]], out: &mut [bool]) {
@@ -361,14 +553,40 @@ impl Shared {
 
     pub(super) fn delete(
         self: &Arc<Self>,
-        _queue: &CompletionQueue,
-        _token: Token,
+        queue: &CompletionQueue,
+        token: Token,
         key: &CacheKey<'_>,
     ) -> Result<Step<bool>, DeleteError> {
         if self.draining() {
             return Err(DeleteError::Draining);
         }
-        Ok(Step::Ready(self.memory.delete(self, key)))
+        if self.config.mode == Mode::Memory {
+            return Ok(Step::Ready(self.memory.delete(self, key)));
+        }
+        let home = self.home(key.hash).map(|home| (home, self.drive(home)));
+        let Some((home, Some(drive))) = home else {
+            let drive = DriveIdx(home.map_or(0, |(home, _)| home).into());
+            let source = io::Error::other("the drive was taken out");
+            return Err(DeleteError::Io { drive, source });
+        };
+        let _ = home;
+        let reply = Reply {
+            token,
+            sender: queue.sender(),
+            accepted: now(),
+        };
+        let (hash, namespace) = (key.hash, key.namespace);
+        let work = Box::new(DeleteWork {
+            hash,
+            namespace,
+            key: key.key.into(),
+            reply,
+        });
+        let busy = |_| DeleteError::Busy {
+            retry_after_us: BUSY_US,
+        };
+        drive.inbox.offer(Event::Delete(work)).map_err(busy)?;
+        Ok(Step::Pending)
     }
 
     pub(super) fn scan(
@@ -398,12 +616,53 @@ impl Shared {
             pool_waiting: slabs.waiting as u64,
             evictions: self.evictions.load(Ordering::Relaxed),
             never_read_bytes: self.never_read_bytes.load(Ordering::Relaxed),
-            drives: Vec::new(),
-            findings: self.findings.clone(),
+            drives: self.drive_status(),
+            findings: self.all_findings(),
         }
     }
 
-    pub(super) fn shutdown(&self, _deadline: Duration) -> Result<(), ShutdownError> {
+    fn drive_status(&self) -> Vec<DriveStatus> {
+        let status = |(idx, drive): (usize, &Result<DriveHandle, String>)| {
+            let idx16 = DriveIdx(idx as u16);
+            let media = self.config.drives[idx].media.clone();
+            let Ok(drive) = drive else {
+                let state = DriveState::Down(drive.as_ref().err().cloned().unwrap_or_default());
+                return DriveStatus::down(idx16, media, state);
+            };
+            let counts = *drive.counts.lock();
+            let state = match drive.up.load(Ordering::Relaxed) {
+                true => DriveState::Up,
+                false => DriveState::Down(drive.why_down.lock().clone()),
+            };
+            DriveStatus {
+                idx: idx16,
+                media,
+                state,
+                capacity_bytes: drive.capacity_bytes,
+                used_bytes: counts.used_bytes,
+                journal_fill: counts.journal_fill,
+                errors: counts.errors,
+                corruptions: counts.corruptions,
+                written_bytes: counts.written_bytes,
+                read_bytes: counts.read_bytes,
+                direct_io: drive.direct_io,
+            }
+        };
+        self.drives().iter().enumerate().map(status).collect()
+    }
+
+    fn all_findings(&self) -> Vec<String> {
+        let mut findings = self.findings.clone();
+        for (idx, drive) in self.drives().iter().enumerate() {
+            match drive {
+                Ok(drive) => findings.extend(drive.findings.lock().iter().cloned()),
+                Err(why) => findings.push(format!("drive {idx} is left out: {why}")),
+            }
+        }
+        findings
+    }
+
+    pub(super) fn shutdown(&self, deadline: Duration) -> Result<(), ShutdownError> {
         self.draining.store(true, Ordering::Relaxed);
         for (_, waiter) in std::mem::take(&mut *self.waiting.lock()) {
             if self.pool.cancel(waiter.ticket) {
@@ -412,7 +671,39 @@ impl Shared {
                 waiter.sink.sender.push(Completion { token, result, io });
             }
         }
-        Ok(())
+        for drive in self.drives().iter().flatten() {
+            drive.inbox.push(Event::Shutdown);
+        }
+        let until = std::time::Instant::now() + deadline;
+        let mut late = 0;
+        for drive in self.drives().iter().flatten() {
+            let mut thread = drive.thread.lock();
+            while thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+                if std::time::Instant::now() >= until {
+                    late += 1;
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if let Some(ended) = thread.take_if(|thread| thread.is_finished()) {
+                let _ = ended.join();
+            }
+        }
+        if late > 0 {
+            Err(ShutdownError::Deadline { drives: late })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Clears what lies between a value's end and the end of its last page.
+fn zero_tail(memory: &mut WriteMemory, len: usize) {
+    let mut at = len;
+    while at < memory.len() {
+        let piece = memory.piece_at(at);
+        piece.fill(0);
+        at += piece.len();
     }
 }
 
@@ -461,12 +752,12 @@ fn open_pool(config: &EngineConfig) -> Result<(SlabPool, Vec<String>), OpenError
     Ok((pool, findings.into_iter().collect()))
 }
 
-/// A key for this process's hashes.
-fn random_store_key() -> StoreKey {
-    let mut key = [0u8; 32];
-    // A system without it would only make buckets predictable.
+/// Random bytes of the system.
+pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // A system without the file would only make buckets and identifiers predictable.
     if let Ok(mut source) = std::fs::File::open("/dev/urandom") {
-        let _ = source.read_exact(&mut key);
+        let _ = source.read_exact(&mut bytes);
     }
-    StoreKey(key)
+    bytes
 }

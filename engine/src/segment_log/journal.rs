@@ -176,7 +176,10 @@ impl FrameHead {
         let sound = u32_at(head, 0) == MAGIC
             && u64_at(head, 8) == page
             && (1..=(FRAME_MAX / PAGE + 32) as u32).contains(&pages);
-        sound.then(|| Self { pages, epoch: u64_at(head, 16) })
+        sound.then(|| Self {
+            pages,
+            epoch: u64_at(head, 16),
+        })
     }
 }
 

@@ -147,7 +147,11 @@ pub(crate) fn class_byte(class: Class) -> u8 {
 }
 
 pub(crate) fn class_of(byte: u8) -> Class {
-    if byte == 1 { Class::Durable } else { Class::Evictable }
+    if byte == 1 {
+        Class::Durable
+    } else {
+        Class::Evictable
+    }
 }
 
 #[cfg(test)]

@@ -71,7 +71,9 @@ impl Geometry {
         let ends = [
             Some(END_BYTES),
             Some(self.checkpoint_start),
-            self.checkpoint_bytes.checked_mul(2).and_then(|b| b.checked_add(self.checkpoint_start)),
+            self.checkpoint_bytes
+                .checked_mul(2)
+                .and_then(|b| b.checked_add(self.checkpoint_start)),
             Some(self.journal_start),
             self.journal_bytes.checked_add(self.journal_start),
             Some(self.segments_start),
@@ -80,10 +82,15 @@ impl Geometry {
         ];
         let ordered = ends.iter().all(Option::is_some) && ends.is_sorted();
         ordered
-            && [self.capacity, self.checkpoint_start, self.checkpoint_bytes, self.segment_data]
-                .iter()
-                .chain(&[self.journal_start, self.journal_bytes, self.segments_start])
-                .all(|bytes| page(*bytes))
+            && [
+                self.capacity,
+                self.checkpoint_start,
+                self.checkpoint_bytes,
+                self.segment_data,
+            ]
+            .iter()
+            .chain(&[self.journal_start, self.journal_bytes, self.segments_start])
+            .all(|bytes| page(*bytes))
             && (1..=1 << 22).contains(&self.segment_count)
             && (256 << 10..=128 << 20).contains(&self.segment_data)
             && (256 << 10..=1 << 30).contains(&self.journal_bytes)
@@ -137,6 +144,8 @@ pub(crate) struct Superblock {
     pub(crate) member_count: u16,
     /// Rises with each start of the store, on all members that are there.
     pub(crate) member_generation: u64,
+    /// Members that took part in that start, one bit each.
+    pub(crate) members_present: u64,
     /// Rises with each start of this drive; journal frames carry it.
     pub(crate) epoch: u64,
     pub(crate) clean: bool,
@@ -195,6 +204,7 @@ impl Superblock {
             self.checkpoint.version,
             self.media_errors,
             self.last_error_ms,
+            self.members_present,
         ];
         for (idx, word) in words.iter().enumerate() {
             set(&mut page, 96 + 8 * idx, &word.to_le_bytes());
@@ -254,6 +264,7 @@ impl Superblock {
             },
             media_errors: word(15),
             last_error_ms: word(16),
+            members_present: word(17),
         }))
     }
 
@@ -280,7 +291,14 @@ impl Superblock {
 /// A UUID as people write it.
 pub(crate) fn show_uuid(uuid: &[u8; 16]) -> String {
     let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 #[cfg(test)]

@@ -7,7 +7,12 @@ fn row(key: &[u8]) -> Row {
     Row {
         op: RowOp::Extent,
         namespace: 1,
-        attrs: Attrs { type_tag: 2, flags: 3, expiry_ms: 4, class: Class::Durable },
+        attrs: Attrs {
+            type_tag: 2,
+            flags: 3,
+            expiry_ms: 4,
+            class: Class::Durable,
+        },
         version: 5,
         segment: 6,
         offset: 7 * 4096,
@@ -25,11 +30,20 @@ fn frame_survives_encoding() {
         row(b"k"),
         row(&[7; 65_536]),
         Row::about_segment(RowOp::Free, 3, 4, 5),
-        Row { op: RowOp::Part, ..row(b"0123456789abcdef") },
+        Row {
+            op: RowOp::Part,
+            ..row(b"0123456789abcdef")
+        },
     ];
     let frame = encode_frame(&SEED, 12, 3, &rows);
     let head = FrameHead::peek(&frame, 12).expect("a frame");
-    assert_eq!(head, FrameHead { pages: (frame.len() / PAGE) as u32, epoch: 3 });
+    assert_eq!(
+        head,
+        FrameHead {
+            pages: (frame.len() / PAGE) as u32,
+            epoch: 3
+        }
+    );
     assert_eq!(decode_frame(&SEED, &frame), Some(rows));
     assert_eq!(FrameHead::peek(&frame, 13), None, "another page's frame");
 }
@@ -47,7 +61,11 @@ fn torn_frame_is_no_frame() {
 
 #[test]
 fn frames_never_cross_the_ring_end_nor_reach_the_tail() {
-    let mut ring = Ring { pages: 10, tail: 0, head: 8 };
+    let mut ring = Ring {
+        pages: 10,
+        tail: 0,
+        head: 8,
+    };
     assert_eq!(ring.place(2), Some(8));
     assert_eq!(ring.place(3), None, "pages 10 to 12 would overwrite page 0");
     ring.tail = 3;

@@ -1,8 +1,12 @@
 use super::*;
 
 fn sample() -> (Header, Vec<u8>) {
-    let attrs =
-        Attrs { type_tag: 9, flags: 0xdead_beef, expiry_ms: 77, class: Class::Durable };
+    let attrs = Attrs {
+        type_tag: 9,
+        flags: 0xdead_beef,
+        expiry_ms: 77,
+        class: Class::Durable,
+    };
     let header = Header {
         kind: Kind::Value,
         namespace: 3,
@@ -23,7 +27,10 @@ fn sample() -> (Header, Vec<u8>) {
 #[test]
 fn header_survives_encoding() {
     let (header, bytes) = sample();
-    assert_eq!(Header::decode(&[8; 16], 6, &bytes), Some((header, &b"hello"[..])));
+    assert_eq!(
+        Header::decode(&[8; 16], 6, &bytes),
+        Some((header, &b"hello"[..]))
+    );
     assert_eq!(bytes.len(), 80);
 }
 
@@ -36,8 +43,16 @@ fn damaged_foreign_or_stale_header_is_no_record() {
         assert_eq!(Header::decode(&[8; 16], 6, &bad), None, "byte {at}");
     }
     assert_eq!(Header::decode(&[9; 16], 6, &bytes), None, "another drive");
-    assert_eq!(Header::decode(&[8; 16], 7, &bytes), None, "another generation");
+    assert_eq!(
+        Header::decode(&[8; 16], 7, &bytes),
+        None,
+        "another generation"
+    );
     for len in 0..HEADER + 5 {
-        assert_eq!(Header::decode(&[8; 16], 6, &bytes[..len]), None, "cut at {len}");
+        assert_eq!(
+            Header::decode(&[8; 16], 6, &bytes[..len]),
+            None,
+            "cut at {len}"
+        );
     }
 }

@@ -9,6 +9,7 @@ fn sample() -> Superblock {
         member_idx: 1,
         member_count: 3,
         member_generation: 11,
+        members_present: 5,
         epoch: 5,
         clean: true,
         created_ms: 1_700_000_000_000,
@@ -29,7 +30,10 @@ fn sample() -> Superblock {
 #[test]
 fn superblock_survives_encoding() {
     let superblock = sample();
-    assert_eq!(Superblock::decode(&superblock.encode()), Decoded::Valid(Box::new(superblock)));
+    assert_eq!(
+        Superblock::decode(&superblock.encode()),
+        Decoded::Valid(Box::new(superblock))
+    );
 }
 
 #[test]
@@ -38,7 +42,10 @@ fn any_flipped_bit_is_noticed() {
     for at in (0..240).chain([1000, 4095]) {
         let mut bad = page;
         bad[at] ^= 0x10;
-        assert!(!matches!(Superblock::decode(&bad), Decoded::Valid(_)), "byte {at}");
+        assert!(
+            !matches!(Superblock::decode(&bad), Decoded::Valid(_)),
+            "byte {at}"
+        );
     }
 }
 
@@ -55,7 +62,10 @@ fn newer_format_is_told_by_its_version() {
 #[test]
 fn highest_valid_generation_counts() {
     let old = sample();
-    let new = Superblock { generation: 8, ..sample() };
+    let new = Superblock {
+        generation: 8,
+        ..sample()
+    };
     let copies = [
         Decoded::Corrupt,
         Superblock::decode(&old.encode()),
@@ -63,7 +73,10 @@ fn highest_valid_generation_counts() {
         Decoded::Foreign,
     ];
     assert_eq!(Superblock::choose(&copies), Decoded::Valid(Box::new(new)));
-    assert_eq!(Superblock::choose(&[Decoded::Corrupt, Decoded::Foreign]), Decoded::Corrupt);
+    assert_eq!(
+        Superblock::choose(&[Decoded::Corrupt, Decoded::Foreign]),
+        Decoded::Corrupt
+    );
     assert_eq!(Superblock::choose(&[Decoded::Foreign]), Decoded::Foreign);
 }
 

@@ -1,0 +1,253 @@
+//! The file or device under a drive: opening it for ourselves alone, and reading it at start.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::DriveOpenError;
+use crate::segment_log::bytes::PAGE;
+
+/// See the module docs.
+pub(crate) struct Media {
+    pub(crate) path: PathBuf,
+    pub(crate) file: OwnedFd,
+    pub(crate) bytes: u64,
+    /// Past the page cache.
+    pub(crate) direct: bool,
+    pub(crate) device: bool,
+    /// Longest I/O that the device takes whole.
+    pub(crate) chunk_bytes: usize,
+}
+
+impl Media {
+    /// Opens a file, made and preallocated where there is none yet (`create` bytes), or a
+    /// device; and locks it.
+    pub(crate) fn open(path: &Path, create: Option<u64>) -> Result<Self, DriveOpenError> {
+        let exists = path.exists();
+        if !exists && create.is_none() {
+            let remedy = "plug the drive in, or take it out of storage.drives";
+            return Err(DriveOpenError::Missing {
+                path: path.into(),
+                remedy,
+            });
+        }
+        if let (false, Some(parent)) = (exists, path.parent()) {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            if !parent.is_dir() {
+                let remedy = "create that directory, or correct storage.drives[].media";
+                return Err(DriveOpenError::Missing {
+                    path: parent.into(),
+                    remedy,
+                });
+            }
+        }
+        let device = exists
+            && path
+                .metadata()
+                .is_ok_and(|meta| meta.file_type().is_block_device());
+        let (file, direct) = open_file(path, !exists, device)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(DriveOpenError::InUse { path: path.into() });
+            }
+            Err(why) => return Err(access("lock", path, "use a local file system", why.into())),
+        }
+        let mut media = Self {
+            path: path.into(),
+            bytes: 0,
+            direct,
+            device,
+            chunk_bytes: chunk_bytes(&file),
+            file: file.into(),
+        };
+        media.bytes = media.size()?;
+        if let (false, Some(bytes)) = (device, create) {
+            if media.bytes == 0 {
+                media.allocate(bytes)?;
+            }
+        }
+        Ok(media)
+    }
+
+    fn size(&self) -> Result<u64, DriveOpenError> {
+        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))
+            .map_err(|why| self.io("find the size", why.into()))
+    }
+
+    fn allocate(&mut self, bytes: u64) -> Result<(), DriveOpenError> {
+        use rustix::fs::{FallocateFlags, fallocate, ftruncate};
+        let remedy = "free some space, or set storage.drives[].max_size to less";
+        match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => {}
+            // A file system that can't preallocate: at least the length is right.
+            Err(rustix::io::Errno::OPNOTSUPP) => ftruncate(&self.file, bytes)
+                .map_err(|why| access("set the length of", &self.path, remedy, why.into()))?,
+            Err(why) => {
+                // Nothing half made stays behind to be taken for a drive.
+                let _ = ftruncate(&self.file, 0);
+                let _ = std::fs::remove_file(&self.path);
+                return Err(access("preallocate", &self.path, remedy, why.into()));
+            }
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Reads whole pages.
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, DriveOpenError> {
+        let mut buffer = Aligned::new(len);
+        let mut at = 0;
+        while at < len {
+            let part = &mut buffer.bytes_mut()[at..];
+            match rustix::io::pread(&self.file, part, offset + at as u64) {
+                Ok(0) => return Err(self.io("read", io::ErrorKind::UnexpectedEof.into())),
+                Ok(got) => at += got,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(why) => return Err(self.io("read", why.into())),
+            }
+        }
+        Ok(buffer.bytes_mut().to_vec())
+    }
+
+    /// Writes whole pages.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), DriveOpenError> {
+        let mut buffer = Aligned::new(bytes.len());
+        buffer.bytes_mut().copy_from_slice(bytes);
+        let mut at = 0;
+        while at < bytes.len() {
+            let part = &buffer.bytes_mut()[at..];
+            match rustix::io::pwrite(&self.file, part, offset + at as u64) {
+                Ok(wrote) => at += wrote,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(why) => return Err(self.io("write", why.into())),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&self) -> Result<(), DriveOpenError> {
+        rustix::fs::fdatasync(self.file.as_fd()).map_err(|why| self.io("flush", why.into()))
+    }
+
+    pub(crate) fn corrupt(&self, what: &str) -> DriveOpenError {
+        DriveOpenError::Corrupt {
+            path: self.path.clone(),
+            what: what.into(),
+        }
+    }
+
+    pub(crate) fn io(&self, what: &'static str, source: io::Error) -> DriveOpenError {
+        DriveOpenError::Io {
+            what,
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn access(
+    what: &'static str,
+    path: &Path,
+    remedy: &'static str,
+    source: io::Error,
+) -> DriveOpenError {
+    DriveOpenError::Access {
+        what,
+        path: path.into(),
+        remedy,
+        source,
+    }
+}
+
+fn open_file(path: &Path, create: bool, device: bool) -> Result<(File, bool), DriveOpenError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(create);
+    if create {
+        options.mode(0o600);
+    }
+    let exclusive = if device { libc::O_EXCL } else { 0 };
+    let direct = options
+        .clone()
+        .custom_flags(libc::O_DIRECT | exclusive)
+        .open(path);
+    let refused = |why: io::Error| match why.raw_os_error() {
+        Some(libc::EBUSY) => DriveOpenError::InUse { path: path.into() },
+        Some(libc::EROFS) => access("write to", path, "mount its file system read-write", why),
+        Some(libc::EACCES | libc::EPERM) => access(
+            "write to",
+            path,
+            "give the server's user read and write access to it",
+            why,
+        ),
+        Some(libc::EISDIR) => access(
+            "open",
+            path,
+            "name a file or a device, not a directory",
+            why,
+        ),
+        _ => access("open", path, "check storage.drives[].media", why),
+    };
+    match direct {
+        Ok(file) => Ok((file, true)),
+        // The file system has no O_DIRECT (tmpfs before 6.6, some overlays).
+        Err(why) if why.raw_os_error() == Some(libc::EINVAL) => {
+            let file = options
+                .custom_flags(exclusive)
+                .open(path)
+                .map_err(refused)?;
+            Ok((file, false))
+        }
+        Err(why) => Err(refused(why)),
+    }
+}
+
+/// What the queue under a file takes without splitting: `max_sectors_kb`.
+fn chunk_bytes(file: &File) -> usize {
+    let fallback = 1 << 20;
+    let Ok(meta) = file.metadata() else {
+        return fallback;
+    };
+    let device = if meta.file_type().is_block_device() {
+        meta.rdev()
+    } else {
+        meta.dev()
+    };
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let block = format!("/sys/dev/block/{major}:{minor}");
+    // A partition has no queue of its own.
+    let limit = ["queue", "../queue"]
+        .iter()
+        .find_map(|queue| std::fs::read_to_string(format!("{block}/{queue}/max_sectors_kb")).ok());
+    let kib = limit
+        .and_then(|text| text.trim().parse::<usize>().ok())
+        .unwrap_or(1024);
+    (kib << 10).clamp(64 << 10, 2 << 20) / PAGE * PAGE
+}
+
+/// A page-aligned buffer, for reads past the page cache.
+struct Aligned {
+    roomy: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let roomy = vec![0; len + PAGE];
+        let start = roomy.as_ptr().align_offset(PAGE);
+        Self { roomy, start, len }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.roomy[self.start..self.start + self.len]
+    }
+}

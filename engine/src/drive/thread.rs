@@ -1,0 +1,149 @@
+//! The thread of a drive: waits, steps the log, does what it wants done.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::inbox::{Inbox, Wake};
+use super::media::Media;
+use super::{Backend, blocking::Blocking, ring::Ring};
+use crate::engine::{Shared, unix_ms};
+use crate::metrics::now;
+use crate::segment_log::{Context, DriveLog, Effects, Event, LogCounts};
+use crate::slab::SlabPool;
+
+/// Longest sleep without a reason: bounds how late a missed one would be noticed.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// What the engine keeps of a drive that serves.
+pub(crate) struct DriveHandle {
+    pub(crate) inbox: Arc<Inbox<Event>>,
+    pub(crate) up: Arc<AtomicBool>,
+    pub(crate) why_down: Arc<Mutex<String>>,
+    pub(crate) counts: Arc<Mutex<LogCounts>>,
+    pub(crate) findings: Arc<Mutex<Vec<String>>>,
+    pub(crate) capacity_bytes: u64,
+    pub(crate) direct_io: bool,
+    pub(crate) thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// What a drive's thread starts with.
+pub(crate) struct DriveThread {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) idx: u8,
+    pub(crate) media: Media,
+    pub(crate) log: DriveLog,
+    pub(crate) buffers: SlabPool,
+    pub(crate) inbox: Arc<Inbox<Event>>,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) up: Arc<AtomicBool>,
+    pub(crate) why_down: Arc<Mutex<String>>,
+    pub(crate) counts: Arc<Mutex<LogCounts>>,
+    pub(crate) findings: Arc<Mutex<Vec<String>>>,
+}
+
+impl DriveThread {
+    /// Runs until the log has finished.
+    pub(crate) fn run(mut self) {
+        let mut backend = match self.backend() {
+            Ok(backend) => backend,
+            Err(why) => {
+                *self.why_down.lock() = format!("no i/o backend: {why}");
+                self.up.store(false, Ordering::SeqCst);
+                return;
+            }
+        };
+        let (mut events, mut done) = (Vec::new(), Vec::new());
+        let mut effects = Effects::default();
+        loop {
+            self.inbox.take(&mut events);
+            let ended = done.drain(..).map(Event::Io);
+            for event in ended.chain(events.drain(..)).chain([Event::Idle]) {
+                let mut context = Context {
+                    shared: &self.shared,
+                    now: now(),
+                    unix_ms: unix_ms(),
+                    effects: &mut effects,
+                };
+                self.log.step(&mut context, event);
+            }
+            let more = self.deliver(&mut effects, &mut backend);
+            *self.counts.lock() = self.log.counts;
+            if self.log.finished() && backend.in_flight() == 0 {
+                break;
+            }
+            let timeout = if more { Duration::ZERO } else { self.timeout() };
+            if let Err(why) = backend.wait(timeout, &mut done) {
+                tracing::error!(drive = self.idx, error = %why, "the ring failed");
+                *self.why_down.lock() = format!("the ring failed: {why}");
+                break;
+            }
+        }
+        self.up.store(false, Ordering::SeqCst);
+    }
+
+    /// Does what a step wanted done; returns whether the log must be stepped again at once.
+    fn deliver(&self, effects: &mut Effects, backend: &mut Backend) -> bool {
+        for io in effects.ios.drain(..) {
+            backend.push(io);
+        }
+        for (sender, completion) in effects.completions.drain(..) {
+            sender.push(completion);
+        }
+        for (drive, event) in effects.elsewhere.drain(..) {
+            self.shared.send_to_drive(drive, event);
+        }
+        if let Some(why) = effects.down.take() {
+            *self.why_down.lock() = why;
+            self.up.store(false, Ordering::SeqCst);
+            self.note_blacklisted();
+            return true;
+        }
+        self.log.wants_step()
+    }
+
+    /// Writes the failure registry, as far as the drive still takes it.
+    fn note_blacklisted(&self) {
+        let superblock = self.log.superblock();
+        let page = superblock.encode();
+        for copy in superblock.geometry.copies() {
+            if let Err(why) = self.media.write(copy, &page) {
+                tracing::warn!(drive = self.idx, error = %why, "registry copy not written");
+            }
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        let Some(timer) = self.log.next_timer() else {
+            return SLEEP_MAX;
+        };
+        let left = timer.0.saturating_sub(now().0);
+        Duration::from_nanos(left.max(1)).min(SLEEP_MAX)
+    }
+
+    fn backend(&mut self) -> std::io::Result<Backend> {
+        let file = self.media.file.try_clone()?;
+        let mut findings = Vec::new();
+        let pools = [&self.shared.pool, &self.buffers];
+        let depth = self.shared.config.queue_depth;
+        let chunk = self.media.chunk_bytes;
+        let ring = Ring::open(file, self.wake.clone(), depth, chunk, &pools, &mut findings);
+        self.findings.lock().append(&mut findings);
+        match ring {
+            Ok(ring) => Ok(Backend::Ring(Box::new(ring))),
+            Err(why) => {
+                self.findings.lock().push(format!(
+                    "no io_uring ({why}): drive {} uses plain system calls, which are slower; \
+                     allow io_uring_setup in the container's seccomp profile",
+                    self.idx
+                ));
+                Ok(Backend::Blocking(Blocking::new(
+                    self.media.file.try_clone()?,
+                    self.wake.clone(),
+                )))
+            }
+        }
+    }
+}

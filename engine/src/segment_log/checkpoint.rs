@@ -1,0 +1,195 @@
+//! Checkpoints: the segments, the rows of live extents and the index of a drive, in chunks.
+//!
+//! ```text
+//! chunk = whole pages:  0 magic u32   4 payload bytes u32   8 generation u64
+//!                      16 chunk u32  20 last u8            24 crc u32   32 payload, zeroes
+//! payload stream = head · segments × 32 · (1, row | 2, entry)…
+//!   head    = generation u64, segments u32, 0 u32
+//!   segment = generation u32, state u8, kind u8, class u8, header u8,
+//!             opened u64, end u32, replay from u32, 0 u64
+//!   entry   = hash u128, segment u32, offset u32, generation u8, kind u8, hint u8, 0 u8
+//! ```
+//!
+//! A checkpoint is made while changes go on. What it misses, or has too much of, is put right
+//! by replaying everything from its journal page and its segments' replay offsets on, in the
+//! order of versions; so it needn't be of one moment.
+
+use super::bytes::{PAGE, array, crc_of, set, u32_at, u64_at};
+use super::journal::Row;
+use super::record::{class_byte, class_of};
+use super::segment::{Kind, Segment, State};
+use crate::index::{Entry, Location, PartialHash};
+
+const MAGIC: u32 = 0x4b72_6b6d;
+const HEAD: usize = 32;
+const CRC_AT: usize = 24;
+/// Payload of a chunk.
+pub(crate) const CHUNK: usize = (256 << 10) - HEAD;
+const SEGMENT: usize = 32;
+const ENTRY: usize = 28;
+
+/// What a checkpoint begins with.
+pub(crate) struct CheckpointHead {
+    pub(crate) generation: u64,
+    pub(crate) segments: u32,
+}
+
+impl CheckpointHead {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.generation.to_le_bytes().to_vec();
+        bytes.extend(self.segments.to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes
+    }
+}
+
+pub(crate) fn encode_segment(segment: &Segment, out: &mut Vec<u8>) {
+    out.extend(segment.generation.to_le_bytes());
+    out.push(match segment.state {
+        State::Free => 0,
+        State::Open => 1,
+        State::Sealed | State::Reclaiming => 2,
+    });
+    out.push((segment.kind == Kind::Extents).into());
+    out.push(class_byte(segment.class));
+    out.push(segment.header_done.into());
+    out.extend(segment.opened.to_le_bytes());
+    out.extend(segment.end.to_le_bytes());
+    out.extend(segment.replay_from().to_le_bytes());
+    out.extend([0; 8]);
+}
+
+pub(crate) fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
+    let location = &entry.location;
+    out.extend(entry.partial_hash.0.to_le_bytes());
+    out.extend(location.segment_idx.to_le_bytes());
+    out.extend(location.offset.to_le_bytes());
+    out.extend([location.generation, location.kind, location.hint, 0]);
+}
+
+/// Wraps a part of the stream.
+pub(crate) fn encode_chunk(
+    seed: &[u8; 16],
+    generation: u64,
+    chunk: u32,
+    last: bool,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut bytes = vec![0; HEAD];
+    bytes.extend(payload);
+    bytes.resize(bytes.len().next_multiple_of(PAGE), 0);
+    set(&mut bytes, 0, &MAGIC.to_le_bytes());
+    set(&mut bytes, 4, &(payload.len() as u32).to_le_bytes());
+    set(&mut bytes, 8, &generation.to_le_bytes());
+    set(&mut bytes, 16, &chunk.to_le_bytes());
+    bytes[20] = last.into();
+    let crc = crc_of(seed, &[&bytes]);
+    set(&mut bytes, CRC_AT, &crc.to_le_bytes());
+    bytes
+}
+
+/// Bytes of the chunk that begins with `page`, if it is one. Never panics.
+pub(crate) fn chunk_len(page: &[u8]) -> Option<usize> {
+    let head = page.get(..HEAD)?;
+    let payload = u32_at(head, 4) as usize;
+    (u32_at(head, 0) == MAGIC && payload <= CHUNK).then(|| (HEAD + payload).next_multiple_of(PAGE))
+}
+
+/// The payload of a chunk, and whether it is the last. Never panics.
+pub(crate) fn decode_chunk<'a>(
+    seed: &[u8; 16],
+    generation: u64,
+    chunk: u32,
+    bytes: &'a [u8],
+) -> Option<(&'a [u8], bool)> {
+    let mut head: [u8; HEAD] = array(bytes.get(..HEAD)?, 0);
+    let (payload, crc) = (u32_at(&head, 4) as usize, u32_at(&head, CRC_AT));
+    set(&mut head, CRC_AT, &[0; 4]);
+    let sound = u64_at(&head, 8) == generation
+        && u32_at(&head, 16) == chunk
+        && crc_of(seed, &[&head, &bytes[HEAD..]]) == crc;
+    let payload = bytes.get(HEAD..HEAD + payload)?;
+    sound.then_some((payload, head[20] == 1))
+}
+
+/// What a checkpoint holds.
+pub(crate) struct Checkpoint {
+    pub(crate) segments: Vec<Segment>,
+    /// By segment.
+    pub(crate) replay_from: Vec<u32>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// Reads the whole stream. Never panics.
+pub(crate) fn decode(
+    stream: &[u8],
+    generation: u64,
+    segments: u32,
+    drive: u8,
+) -> Option<Checkpoint> {
+    let head = stream.get(..16)?;
+    if u64_at(head, 0) != generation || u32_at(head, 8) != segments {
+        return None;
+    }
+    let mut rest = &stream[16..];
+    let mut found = Checkpoint {
+        segments: Vec::new(),
+        replay_from: Vec::new(),
+        rows: Vec::new(),
+        entries: Vec::new(),
+    };
+    for _ in 0..segments {
+        let bytes = rest.get(..SEGMENT)?;
+        let state = match bytes[4] {
+            0 => State::Free,
+            1 => State::Open,
+            2 => State::Sealed,
+            _ => return None,
+        };
+        found.segments.push(Segment {
+            state,
+            kind: if bytes[5] == 1 {
+                Kind::Extents
+            } else {
+                Kind::Records
+            },
+            class: class_of(bytes[6]),
+            opened: u64_at(bytes, 8),
+            end: u32_at(bytes, 16),
+            header_done: bytes[7] == 1,
+            covered: state == State::Sealed && u32_at(bytes, 16) == u32_at(bytes, 20),
+            ..Segment::free(u32_at(bytes, 0))
+        });
+        found.replay_from.push(u32_at(bytes, 20));
+        rest = &rest[SEGMENT..];
+    }
+    while let Some((tag, body)) = rest.split_first() {
+        match tag {
+            1 => {
+                let (row, len) = Row::decode(body)?;
+                found.rows.push(row);
+                rest = &body[len..];
+            }
+            2 => {
+                let entry = body.get(..ENTRY)?;
+                let location = Location {
+                    drive_idx: drive,
+                    segment_idx: u32_at(entry, 16),
+                    offset: u32_at(entry, 20),
+                    generation: entry[24],
+                    kind: entry[25],
+                    hint: entry[26],
+                };
+                let partial_hash = PartialHash(u128::from_le_bytes(array(entry, 0)));
+                found.entries.push(Entry {
+                    partial_hash,
+                    location,
+                });
+                rest = &body[ENTRY..];
+            }
+            _ => return None,
+        }
+    }
+    Some(found)
+}

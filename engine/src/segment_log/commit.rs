@@ -1,0 +1,393 @@
+//! From data on the drive to an acknowledged change: journal, flush, index.
+
+use std::collections::VecDeque;
+
+use super::bytes::PAGE;
+use super::journal::{FRAME_MAX, Ring, Row, RowOp, encode_frame};
+use super::segment::Extent;
+use super::{Body, Context, DriveLog, Event, Purpose, Work};
+use crate::api::{Committed, CompletionResult};
+use crate::cache::CacheKey;
+use crate::config::Sync;
+use crate::drive::{IoBuffer, IoDone};
+use crate::entry::Meta;
+use crate::index::{Change, If, Location};
+use crate::metrics::Tick;
+use crate::slab::ReadMemory;
+
+/// What a journalled row was for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ticket {
+    Op(usize),
+    Free(u32),
+}
+
+/// A frame on its way.
+pub(super) struct Frame {
+    page: u64,
+    tickets: Vec<Ticket>,
+    attempts: u32,
+}
+
+impl Frame {
+    pub(super) fn ops(&self) -> Vec<usize> {
+        let op = |ticket: &Ticket| match ticket {
+            Ticket::Op(op) => Some(*op),
+            Ticket::Free(_) => None,
+        };
+        self.tickets.iter().filter_map(op).collect()
+    }
+}
+
+/// The journal: what waits to be written, and which frames hold what isn't published yet.
+pub(super) struct JournalState {
+    pub(super) ring: Ring,
+    pub(super) pending: VecDeque<(Row, Ticket)>,
+    in_flight: bool,
+    /// First page → rows that aren't published.
+    frames: VecDeque<(u64, u32)>,
+    /// The ring had no room for a frame.
+    pub(super) full: bool,
+}
+
+impl JournalState {
+    pub(super) fn new(ring: Ring) -> Self {
+        Self {
+            ring,
+            pending: VecDeque::new(),
+            in_flight: false,
+            frames: VecDeque::new(),
+            full: false,
+        }
+    }
+
+    /// From which page on a recovery must replay to see all that isn't published.
+    pub(super) fn replay_from(&self) -> u64 {
+        self.frames
+            .front()
+            .map_or(self.ring.head, |(page, _)| *page)
+    }
+
+    /// Notes that a row of a frame was published, or given up.
+    pub(super) fn settled(&mut self, page: u64) {
+        if let Some(frame) = self.frames.iter_mut().find(|(first, _)| *first == page) {
+            frame.1 = frame.1.saturating_sub(1);
+        }
+        while self.frames.front().is_some_and(|(_, left)| *left == 0) {
+            self.frames.pop_front();
+        }
+    }
+}
+
+const FRAME_ATTEMPTS: u32 = 3;
+const SECOND_NS: u64 = 1_000_000_000;
+
+impl DriveLog {
+    pub(super) fn extent_done(&mut self, context: &mut Context<'_>, op: usize, done: IoDone) {
+        self.ops[op].times.note(done.submitted, done.completed);
+        if let Err(why) = done.result {
+            self.fail_op(context, op, &why);
+            return;
+        }
+        let change = &self.ops[op];
+        let (Work::Put(work), Some(location)) = (&change.work, change.location) else {
+            return;
+        };
+        let row = Row {
+            op: if work.part.is_some() {
+                RowOp::Part
+            } else {
+                RowOp::Extent
+            },
+            namespace: work.put.namespace,
+            attrs: work.put.attrs,
+            version: change.version,
+            segment: location.segment_idx,
+            offset: location.offset,
+            generation: self.segments.get(location.segment_idx).generation,
+            value_len: work.put.len,
+            crc: work.crc,
+            part: work.part.unwrap_or(0),
+            key: work.put.key.clone(),
+        };
+        self.journal.pending.push_back((row, Ticket::Op(op)));
+    }
+
+    /// Writes the next frame, when none is in flight and rows wait.
+    pub(super) fn send_frame(&mut self, context: &mut Context<'_>) {
+        if self.journal.in_flight || self.journal.pending.is_empty() {
+            return;
+        }
+        let mut bytes = 0;
+        let fits = self.journal.pending.iter().take_while(|(row, _)| {
+            bytes += row.encoded_len();
+            bytes <= FRAME_MAX
+        });
+        let count = fits.count().max(1);
+        let rows: Vec<Row> = self
+            .journal
+            .pending
+            .iter()
+            .take(count)
+            .map(|(row, _)| row.clone())
+            .collect();
+        let pages = encode_frame(&self.seed, 0, 0, &rows).len() / PAGE;
+        let Some(page) = self.journal.ring.place(pages as u64) else {
+            // Back-pressure, not a fault: a checkpoint makes room.
+            self.journal.full = true;
+            self.checkpoint_wanted = true;
+            return;
+        };
+        self.journal.full = false;
+        let bytes = encode_frame(&self.seed, page, self.superblock.epoch, &rows);
+        let Some(buffer) = self.buffer(&bytes) else {
+            return;
+        };
+        let tickets: Vec<Ticket> = self
+            .journal
+            .pending
+            .drain(..count)
+            .map(|(_, ticket)| ticket)
+            .collect();
+        self.journal.ring.head = page + pages as u64;
+        self.journal.frames.push_back((page, tickets.len() as u32));
+        let frame = Frame {
+            page,
+            tickets,
+            attempts: 0,
+        };
+        for op in frame.ops() {
+            self.ops[op].frame = Some(page);
+        }
+        self.write_frame(context, frame, buffer);
+    }
+
+    fn write_frame(&mut self, context: &mut Context<'_>, frame: Frame, buffer: ReadMemory) {
+        self.journal.in_flight = true;
+        let ring = self.segments.geometry.journal_bytes / PAGE as u64;
+        let at = self.segments.geometry.journal_start + frame.page % ring * PAGE as u64;
+        self.submit_write(context, Purpose::Frame(frame), at, buffer);
+    }
+
+    pub(super) fn frame_done(&mut self, context: &mut Context<'_>, frame: Frame, done: IoDone) {
+        self.journal.in_flight = false;
+        if let Err(why) = done.result {
+            // A hole in the journal would hide every later frame from a recovery: it is
+            // written again, or the drive goes.
+            if let (true, IoBuffer::Source(buffer)) = (frame.attempts < FRAME_ATTEMPTS, done.buffer)
+            {
+                let frame = Frame {
+                    attempts: frame.attempts + 1,
+                    ..frame
+                };
+                self.write_frame(context, frame, buffer);
+                return;
+            }
+            for ticket in frame.tickets {
+                self.ticket_failed(context, ticket, &why);
+            }
+            self.fail(context, format!("the journal can't be written: {why}"));
+            return;
+        }
+        for ticket in frame.tickets {
+            match ticket {
+                Ticket::Op(op) => {
+                    self.ops[op].times.note(done.submitted, done.completed);
+                    self.durable(context, op);
+                }
+                Ticket::Free(segment) => {
+                    self.journal.settled(frame.page);
+                    self.reclaimed(context, segment);
+                }
+            }
+        }
+    }
+
+    pub(super) fn batch_done(
+        &mut self,
+        context: &mut Context<'_>,
+        segment: u32,
+        _offset: u32,
+        ops: Vec<usize>,
+        done: IoDone,
+    ) {
+        self.batches_in_flight -= 1;
+        for op in &ops {
+            self.ops[*op].times.note(done.submitted, done.completed);
+        }
+        if let Err(why) = done.result {
+            for op in ops {
+                self.fail_op(context, op, &why);
+            }
+        } else if self.segments.get(segment).header_done {
+            for op in ops {
+                self.durable(context, op);
+            }
+        } else {
+            self.held.push((segment, ops));
+        }
+    }
+
+    /// A segment's header is on the drive: its first batches may be acknowledged.
+    pub(super) fn header_done(&mut self, context: &mut Context<'_>, segment: u32, done: IoDone) {
+        let result = done.result;
+        self.segments.get_mut(segment).header_done = result.is_ok();
+        let (now, later) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|(held, _)| *held == segment);
+        self.held = later;
+        let now: Vec<(u32, Vec<usize>)> = now;
+        for op in now.into_iter().flat_map(|(_, ops)| ops) {
+            match &result {
+                Ok(()) => self.durable(context, op),
+                Err(why) => self.fail_op(context, op, why),
+            }
+        }
+        if let Err(why) = result {
+            // Nothing in the segment could be found again.
+            self.fail(
+                context,
+                format!("a segment's header can't be written: {why}"),
+            );
+        }
+    }
+
+    /// The kernel has completed a change's data and journal.
+    fn durable(&mut self, context: &mut Context<'_>, op: usize) {
+        if self.config.sync == Sync::Always {
+            self.to_flush.push(op);
+            return;
+        }
+        self.mark_dirty(context);
+        self.publish(context, op);
+    }
+
+    pub(super) fn mark_dirty(&mut self, context: &Context<'_>) {
+        if !self.dirty {
+            self.dirty = true;
+            self.next_flush = Tick(context.now.0 + SECOND_NS);
+        }
+    }
+
+    /// One flush for all that wait for one; the next one starts when it is done.
+    pub(super) fn send_flush(&mut self, context: &mut Context<'_>) {
+        if !self.to_flush.is_empty() && !self.flushing {
+            self.flushing = true;
+            let ops = std::mem::take(&mut self.to_flush);
+            self.submit_flush(context, Purpose::Flush(ops));
+        }
+        let due = self.dirty && context.now >= self.next_flush;
+        if due && self.config.sync == Sync::Everysec && !self.timed_flush {
+            self.timed_flush = true;
+            self.dirty = false;
+            self.submit_flush(context, Purpose::TimedFlush);
+        }
+    }
+
+    pub(super) fn flush_done(&mut self, context: &mut Context<'_>, ops: Vec<usize>, done: IoDone) {
+        self.flushing = false;
+        for op in ops {
+            match &done.result {
+                Ok(()) => {
+                    self.ops[op].times.note(done.submitted, done.completed);
+                    self.publish(context, op);
+                }
+                // What a failed flush was about is unknown for ever: the kernel forgets.
+                Err(why) => self.fail_op(context, op, why),
+            }
+        }
+        if let Err(why) = done.result {
+            self.fail(context, format!("flush: {why}"));
+        }
+    }
+
+    /// Makes a change visible and answers it.
+    fn publish(&mut self, context: &mut Context<'_>, op: usize) {
+        let location = self.ops[op].location.expect("a durable change has a place");
+        let version = self.ops[op].version;
+        let shared = context.shared.clone();
+        let result = match &mut self.ops[op].work {
+            Work::Delete(work) => {
+                let key = CacheKey {
+                    hash: work.hash,
+                    namespace: work.namespace,
+                    key: &work.key,
+                };
+                let before = shared.index.remove(work.hash, If::Always);
+                shared.cache.remove(&key);
+                self.bury(context, before);
+                CompletionResult::Deleted(Ok(true))
+            }
+            Work::Put(work) => {
+                if location.kind == super::segment::KIND_EXTENT {
+                    let extent = Extent {
+                        namespace: work.put.namespace,
+                        key: work.put.key.clone(),
+                        attrs: work.put.attrs,
+                        version,
+                        len: work.put.len,
+                        crc: work.crc,
+                        part: work.part,
+                        was_read: false,
+                        unverified: false,
+                    };
+                    let segment = self.segments.get_mut(location.segment_idx);
+                    segment.extents.insert(location.offset, extent);
+                }
+                self.segments.add_live(&location);
+                if work.part.is_none() {
+                    let key = CacheKey {
+                        hash: work.put.hash,
+                        namespace: work.put.namespace,
+                        key: &work.put.key,
+                    };
+                    let (len, crc) = (work.put.len, work.crc);
+                    let meta = Meta {
+                        attrs: work.put.attrs,
+                        version,
+                        len,
+                        crc,
+                    };
+                    let before = shared.index.put(work.put.hash, location, If::Always);
+                    match &work.body {
+                        Body::Value(memory) => {
+                            shared.adopt(&key, memory.part(0, len as usize), meta);
+                        }
+                        Body::Stripes(_) => {
+                            shared.cache.remove(&key);
+                        }
+                    }
+                    self.bury(context, before);
+                }
+                CompletionResult::Committed(Ok(Committed { version }))
+            }
+        };
+        self.finish(context, op, result);
+    }
+
+    /// Counts what an index entry replaced as dead, wherever it lies.
+    fn bury(&mut self, context: &mut Context<'_>, change: Change) {
+        let Change::Done(Some(location)) = change else {
+            return;
+        };
+        self.bury_at(context, location);
+    }
+
+    pub(super) fn bury_at(&mut self, context: &mut Context<'_>, location: Location) {
+        if location.drive_idx == self.config.drive {
+            self.segments.add_dead(&location);
+        } else {
+            context
+                .effects
+                .elsewhere
+                .push((location.drive_idx, Event::Dead(location)));
+        }
+    }
+
+    pub(super) fn journal_free(&mut self, context: &Context<'_>, segment: u32) {
+        let generation = self.segments.get(segment).generation;
+        let version = context.shared.next_version();
+        let row = Row::about_segment(RowOp::Free, segment, generation, version);
+        self.journal.pending.push_back((row, Ticket::Free(segment)));
+    }
+}

@@ -1,0 +1,333 @@
+//! Housekeeping: reclaiming segments, writing checkpoints, keeping the superblock.
+
+use super::checkpoint::{CHUNK, CheckpointHead, encode_chunk, encode_entry};
+use super::journal::{Row, RowOp};
+use super::segment::State;
+use super::superblock::CheckpointPointer;
+use super::{Context, DriveLog, Purpose};
+use crate::drive::IoDone;
+use crate::index::{Cursor, Entry};
+
+/// Index entries looked at per chunk.
+const SCAN: usize = 8192;
+
+/// A checkpoint being written, one I/O at a time.
+pub(super) struct CheckpointRun {
+    pointer: CheckpointPointer,
+    stage: Stage,
+    bytes: Vec<u8>,
+    chunk: u32,
+    written: u64,
+    /// Segments that were sealed and quiet when it began.
+    covers: Vec<(u32, u32)>,
+    failed: bool,
+    /// Nothing was written since the shutdown: the drive is clean after it.
+    last: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Extents(u32),
+    Index(Cursor),
+    Tail,
+    FlushData,
+    /// Copies of the superblock, in the order of their writing: 0, 2, flush, 1, 3, flush.
+    Superblock(u8),
+    Done,
+}
+
+impl DriveLog {
+    /// Whether another entry may go into the index: a checkpoint must be able to hold all.
+    pub(super) fn index_has_room(&self, context: &Context<'_>) -> bool {
+        let _ = context;
+        let live: u64 = self
+            .segments
+            .list
+            .iter()
+            .map(|segment| segment.live_count)
+            .sum();
+        let entries = self.segments.geometry.checkpoint_bytes / 40;
+        live < entries
+    }
+
+    /// Starts what is due.
+    pub(super) fn maintain(&mut self, context: &mut Context<'_>) {
+        self.reclaim(context);
+        let geometry = &self.segments.geometry;
+        let uncovered = self
+            .segments
+            .sealed
+            .iter()
+            .filter(|idx| !self.segments.get(**idx).covered)
+            .count();
+        let often = (geometry.segment_count as usize / 8).clamp(2, 64);
+        if self.journal.ring.fill() > 0.5 || uncovered >= often {
+            self.checkpoint_wanted = true;
+        }
+        let drained = !self.shutdown || (self.ops.is_empty() && self.reads.is_empty());
+        if self.checkpoint_wanted && self.checkpoint.is_none() && drained && !self.closed {
+            self.begin_checkpoint(context);
+        }
+    }
+
+    fn reclaim(&mut self, context: &mut Context<'_>) {
+        let low = (self.segments.list.len() / 16).clamp(2, 8);
+        while self.segments.free.len() + self.reclaiming < low {
+            let Some(victim) = self.segments.victim(self.config.eviction) else {
+                return;
+            };
+            let segment = self.segments.get_mut(victim);
+            if !segment.covered {
+                self.checkpoint_wanted = true;
+                return;
+            }
+            segment.state = State::Reclaiming;
+            self.segments.sealed.retain(|sealed| *sealed != victim);
+            self.reclaiming += 1;
+            self.journal_free(context, victim);
+        }
+    }
+
+    /// The end of a segment is journalled: its entries vanish at once.
+    pub(super) fn reclaimed(&mut self, context: &mut Context<'_>, segment: u32) {
+        self.reclaiming -= 1;
+        context
+            .shared
+            .index
+            .reclaim_segment(self.config.drive, segment);
+        let (count, never_read) = self.segments.clear(segment);
+        context.shared.count_evictions(count, never_read);
+        self.segments.release(segment);
+    }
+
+    fn begin_checkpoint(&mut self, context: &mut Context<'_>) {
+        self.checkpoint_wanted = false;
+        let last = self.superblock.checkpoint;
+        let pointer = CheckpointPointer {
+            area: (last.area + 1) & 1,
+            generation: last.generation + 1,
+            bytes: 0,
+            journal_page: self.journal.replay_from(),
+            version: context.shared.last_version(),
+        };
+        let quiet = |segment: &super::segment::Segment| {
+            segment.state == State::Sealed && segment.unpublished.is_empty()
+        };
+        let covers = (0..)
+            .zip(&self.segments.list)
+            .filter(|(_, segment)| quiet(segment));
+        let covers = covers
+            .map(|(idx, segment)| (idx, segment.generation))
+            .collect();
+        let mut bytes = CheckpointHead {
+            generation: pointer.generation,
+            segments: self.segments.list.len() as u32,
+        }
+        .encode();
+        for segment in &self.segments.list {
+            super::checkpoint::encode_segment(segment, &mut bytes);
+        }
+        self.checkpoint = Some(CheckpointRun {
+            pointer,
+            stage: Stage::Extents(0),
+            bytes,
+            chunk: 0,
+            written: 0,
+            covers,
+            failed: false,
+            last: self.shutdown,
+        });
+        self.checkpoint_step(context);
+    }
+
+    /// Writes the next piece of the checkpoint.
+    fn checkpoint_step(&mut self, context: &mut Context<'_>) {
+        let Some(mut run) = self.checkpoint.take() else {
+            return;
+        };
+        self.gather(context, &mut run);
+        let chunk_due = run.bytes.len() >= CHUNK || (run.stage == Stage::Tail);
+        if chunk_due && matches!(run.stage, Stage::Extents(_) | Stage::Index(_) | Stage::Tail) {
+            let payload: Vec<u8> = run.bytes.drain(..run.bytes.len().min(CHUNK)).collect();
+            let last = run.stage == Stage::Tail && run.bytes.is_empty();
+            let chunk = encode_chunk(
+                &self.seed,
+                run.pointer.generation,
+                run.chunk,
+                last,
+                &payload,
+            );
+            let area = self.segments.geometry.checkpoint_bytes;
+            if run.written + chunk.len() as u64 > area {
+                tracing::error!(
+                    drive = self.config.drive,
+                    area,
+                    "the checkpoint doesn't fit"
+                );
+                self.checkpoint = None;
+                self.closed = self.closed || run.last;
+                return;
+            }
+            let Some(buffer) = self.buffer(&chunk) else {
+                // Put the payload back; a later step has a buffer.
+                let mut bytes = payload;
+                bytes.append(&mut run.bytes);
+                run.bytes = bytes;
+                self.checkpoint = Some(run);
+                self.checkpoint_stuck = true;
+                return;
+            };
+            let at = self.segments.geometry.checkpoint_at(run.pointer.area) + run.written;
+            run.written += chunk.len() as u64;
+            run.chunk += 1;
+            if last {
+                run.stage = Stage::FlushData;
+                run.pointer.bytes = run.written;
+            }
+            self.checkpoint = Some(run);
+            self.submit_write(context, Purpose::Checkpoint, at, buffer);
+            return;
+        }
+        self.checkpoint = Some(run);
+        self.finish_checkpoint(context);
+    }
+
+    /// Fills the next chunk.
+    fn gather(&self, context: &Context<'_>, run: &mut CheckpointRun) {
+        while run.bytes.len() < CHUNK {
+            match run.stage {
+                Stage::Extents(idx) if (idx as usize) < self.segments.list.len() => {
+                    let segment = self.segments.get(idx);
+                    for (offset, extent) in &segment.extents {
+                        run.bytes.push(1);
+                        row_of(idx, segment.generation, *offset, extent).encode(&mut run.bytes);
+                    }
+                    run.stage = Stage::Extents(idx + 1);
+                }
+                Stage::Extents(_) => run.stage = Stage::Index(Cursor(0)),
+                Stage::Index(cursor) => {
+                    let mut entries: Vec<Entry> = Vec::with_capacity(SCAN);
+                    let next = context.shared.index.scan(cursor, SCAN, &mut entries);
+                    let drive = self.config.drive;
+                    for entry in entries
+                        .iter()
+                        .filter(|entry| entry.location.drive_idx == drive)
+                    {
+                        run.bytes.push(2);
+                        encode_entry(entry, &mut run.bytes);
+                    }
+                    run.stage = next.map_or(Stage::Tail, Stage::Index);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Flushes, then writes the superblock's copies, two by two.
+    fn finish_checkpoint(&mut self, context: &mut Context<'_>) {
+        let Some(run) = &mut self.checkpoint else {
+            return;
+        };
+        match run.stage {
+            Stage::FlushData => {
+                run.stage = Stage::Superblock(0);
+                self.submit_flush(context, Purpose::Checkpoint);
+            }
+            Stage::Superblock(step @ (2 | 5)) => {
+                run.stage = if step == 5 {
+                    Stage::Done
+                } else {
+                    Stage::Superblock(3)
+                };
+                self.submit_flush(context, Purpose::Checkpoint);
+            }
+            Stage::Superblock(step) => {
+                if step == 0 {
+                    self.superblock.generation += 1;
+                    self.superblock.checkpoint = run.pointer;
+                    self.superblock.clean = run.last;
+                }
+                let page = self.superblock.encode();
+                let Some(buffer) = self.buffer(&page) else {
+                    if step == 0 {
+                        self.superblock.generation -= 1;
+                    }
+                    self.checkpoint_stuck = true;
+                    return;
+                };
+                let Some(run) = &mut self.checkpoint else {
+                    return;
+                };
+                run.stage = Stage::Superblock(step + 1);
+                let copy = [0, 2, 0, 1, 3][usize::from(step)];
+                let at = self.segments.geometry.copies()[copy];
+                self.submit_write(context, Purpose::Checkpoint, at, buffer);
+            }
+            Stage::Done => self.checkpoint_ended(),
+            _ => {}
+        }
+    }
+
+    fn checkpoint_ended(&mut self) {
+        let Some(run) = self.checkpoint.take() else {
+            return;
+        };
+        self.journal.ring.tail = run.pointer.journal_page;
+        for (idx, generation) in run.covers {
+            let segment = self.segments.get_mut(idx);
+            if segment.generation == generation {
+                segment.covered = true;
+            }
+        }
+        self.closed = run.last;
+    }
+
+    pub(super) fn checkpoint_done(&mut self, context: &mut Context<'_>, done: IoDone) {
+        let Some(run) = &mut self.checkpoint else {
+            return;
+        };
+        if let Err(why) = done.result {
+            tracing::warn!(drive = self.config.drive, error = %why, "checkpoint write failed");
+            run.failed = true;
+        }
+        if run.failed {
+            let last = run.last;
+            let superblock = matches!(run.stage, Stage::Superblock(_) | Stage::Done);
+            self.checkpoint = None;
+            if superblock {
+                self.fail(context, "the superblock can't be written".into());
+            }
+            self.closed = last;
+            self.checkpoint_wanted = !last;
+            return;
+        }
+        self.checkpoint_step(context);
+    }
+
+    /// Goes on with a checkpoint that had no buffer.
+    pub(super) fn unstick(&mut self, context: &mut Context<'_>) {
+        if std::mem::take(&mut self.checkpoint_stuck) {
+            self.checkpoint_step(context);
+        }
+    }
+}
+
+fn row_of(segment: u32, generation: u32, offset: u32, extent: &super::segment::Extent) -> Row {
+    Row {
+        op: if extent.part.is_some() {
+            RowOp::Part
+        } else {
+            RowOp::Extent
+        },
+        namespace: extent.namespace,
+        attrs: extent.attrs,
+        version: extent.version,
+        segment,
+        offset,
+        generation,
+        value_len: extent.len,
+        crc: extent.crc,
+        part: extent.part.unwrap_or(0),
+        key: extent.key.clone(),
+    }
+}

@@ -1,0 +1,427 @@
+//! From what is on a drive to a log: checkpoint, then the journal's and the segments' tails, in
+//! the order of versions.
+//!
+//! ```text
+//! segment header page:  0 magic u32   4 segment u32   8 generation u32  12 kind u8  13 class u8
+//!                      16 opened u64  24 crc u32      28 zeroes
+//! ```
+//!
+//! Torn, stale and misplaced structures are told by checksum, epoch and generation, and dropped
+//! alone. Nothing here panics on what a drive holds, and no more is allocated than it has.
+
+use super::bytes::{PAGE, array, crc_of, set, u32_at, u64_at};
+use super::checkpoint;
+use super::journal::{FrameHead, Ring, Row, RowOp, decode_frame};
+use super::record::{self, Header, class_byte, class_of};
+use super::segment::{Extent, HINT, KIND_EXTENT, KIND_RECORD, KIND_STRIPES, Kind, Segment, State};
+use super::superblock::{Geometry, Superblock};
+use crate::api::Class;
+use crate::drive::media::Media;
+use crate::error::DriveOpenError;
+use crate::index::{Entry, KeyHash, KeyHasher, Location};
+
+const MAGIC: u32 = 0x4872_6b6d;
+const CRC_AT: usize = 24;
+/// A scan of records gives up after this much without one: more than is ever in flight.
+const GAP_MAX: usize = 8 << 20;
+const READ_BYTES: usize = 1 << 20;
+
+/// The first page of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) idx: u32,
+    pub(crate) generation: u32,
+    pub(crate) kind: Kind,
+    pub(crate) class: Class,
+    pub(crate) opened: u64,
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self, seed: &[u8; 16]) -> [u8; PAGE] {
+        let mut page = [0; PAGE];
+        set(&mut page, 0, &MAGIC.to_le_bytes());
+        set(&mut page, 4, &self.idx.to_le_bytes());
+        set(&mut page, 8, &self.generation.to_le_bytes());
+        page[12] = (self.kind == Kind::Extents).into();
+        page[13] = class_byte(self.class);
+        set(&mut page, 16, &self.opened.to_le_bytes());
+        let crc = crc_of(seed, &[&page]);
+        set(&mut page, CRC_AT, &crc.to_le_bytes());
+        page
+    }
+
+    /// Never panics.
+    pub(crate) fn decode(seed: &[u8; 16], page: &[u8]) -> Option<Self> {
+        let mut page: [u8; PAGE] = array(page.get(..PAGE)?, 0);
+        let crc = u32_at(&page, CRC_AT);
+        set(&mut page, CRC_AT, &[0; 4]);
+        if u32_at(&page, 0) != MAGIC || crc_of(seed, &[&page]) != crc {
+            return None;
+        }
+        Some(Self {
+            idx: u32_at(&page, 4),
+            generation: u32_at(&page, 8),
+            kind: if page[12] == 1 {
+                Kind::Extents
+            } else {
+                Kind::Records
+            },
+            class: class_of(page[13]),
+            opened: u64_at(&page, 16),
+        })
+    }
+}
+
+/// A change found in a tail.
+#[derive(Debug)]
+pub(crate) enum Replay {
+    Put { hash: KeyHash, location: Location },
+    Remove { hash: KeyHash },
+}
+
+/// What was found on a drive.
+pub(crate) struct Recovered {
+    pub(crate) superblock: Superblock,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) ring: Ring,
+    /// Of the checkpoint.
+    pub(crate) entries: Vec<Entry>,
+    /// Of the tails, by version, in no order.
+    pub(crate) tail: Vec<(u64, Replay)>,
+    pub(crate) last_version: u64,
+    /// Structures that were dropped.
+    pub(crate) dropped: u64,
+}
+
+/// Reads a drive.
+///
+/// # Errors
+/// Where it can't be read, or a checkpoint that must be there isn't whole.
+pub(crate) fn recover(
+    media: &Media,
+    superblock: Superblock,
+    drive: u8,
+    hasher: &KeyHasher,
+) -> Result<Recovered, DriveOpenError> {
+    let seed = superblock.seed();
+    let pages = superblock.geometry.journal_bytes / PAGE as u64;
+    let start = superblock.checkpoint.journal_page;
+    let count = superblock.geometry.segment_count;
+    let last_version = superblock.checkpoint.version;
+    let mut recovery = Recovery {
+        media,
+        drive,
+        hasher,
+        seed,
+        found: Recovered {
+            segments: (0..count).map(|_| Segment::free(0)).collect(),
+            ring: Ring {
+                pages,
+                tail: start,
+                head: start,
+            },
+            entries: Vec::new(),
+            tail: Vec::new(),
+            last_version,
+            dropped: 0,
+            superblock,
+        },
+        replay_from: vec![Geometry::SEGMENT_HEADER as u32; count as usize],
+        rows: Vec::new(),
+    };
+    recovery.read_checkpoint()?;
+    recovery.read_journal()?;
+    recovery.read_headers()?;
+    recovery.place_rows();
+    recovery.read_records()?;
+    Ok(recovery.found)
+}
+
+struct Recovery<'a> {
+    media: &'a Media,
+    drive: u8,
+    hasher: &'a KeyHasher,
+    seed: [u8; 16],
+    found: Recovered,
+    replay_from: Vec<u32>,
+    /// Rows of the checkpoint (false) and of the journal (true).
+    rows: Vec<(Row, bool)>,
+}
+
+impl Recovery<'_> {
+    fn read_checkpoint(&mut self) -> Result<(), DriveOpenError> {
+        let pointer = self.found.superblock.checkpoint;
+        if pointer.generation == 0 {
+            return Ok(());
+        }
+        let geometry = self.found.superblock.geometry;
+        let corrupt = || self.media.corrupt("the checkpoint");
+        let base = geometry.checkpoint_at(pointer.area);
+        let (mut at, mut chunk, mut stream) = (0, 0, Vec::new());
+        loop {
+            let room = geometry.checkpoint_bytes - at;
+            let page = self.media.read(base + at, PAGE.min(room as usize))?;
+            let len = checkpoint::chunk_len(&page).filter(|len| *len as u64 <= room);
+            let bytes = self.media.read(base + at, len.ok_or_else(corrupt)?)?;
+            let (payload, last) =
+                checkpoint::decode_chunk(&self.seed, pointer.generation, chunk, &bytes)
+                    .ok_or_else(corrupt)?;
+            stream.extend(payload);
+            at += bytes.len() as u64;
+            chunk += 1;
+            if last {
+                break;
+            }
+        }
+        let count = geometry.segment_count;
+        let found = checkpoint::decode(&stream, pointer.generation, count, self.drive)
+            .ok_or_else(corrupt)?;
+        self.found.segments = found.segments;
+        self.replay_from = found.replay_from;
+        self.found.entries = found.entries;
+        let limit = (Geometry::SEGMENT_HEADER + geometry.segment_data) as u32;
+        let sound = |entry: &Entry| {
+            entry.location.segment_idx < count
+                && entry.location.offset < limit
+                && entry.location.offset.is_multiple_of(16)
+                && entry.location.kind < 16
+        };
+        self.found.entries.retain(sound);
+        self.rows = found.rows.into_iter().map(|row| (row, false)).collect();
+        Ok(())
+    }
+
+    fn read_journal(&mut self) -> Result<(), DriveOpenError> {
+        let geometry = self.found.superblock.geometry;
+        let pages = self.found.ring.pages;
+        let (mut page, mut epoch) = (self.found.ring.head, 0);
+        while page < self.found.ring.tail + pages {
+            let Some((rows, next, newest)) = self.read_frame(&geometry, page, epoch)? else {
+                // The frame may have gone to the ring's start.
+                let start = page.next_multiple_of(pages);
+                if start == page || start >= self.found.ring.tail + pages {
+                    break;
+                }
+                match self.read_frame(&geometry, start, epoch)? {
+                    Some(_) => {
+                        page = start;
+                        continue;
+                    }
+                    None => break,
+                }
+            };
+            self.rows.extend(rows.into_iter().map(|row| (row, true)));
+            (page, epoch) = (next, newest);
+            self.found.ring.head = page;
+        }
+        Ok(())
+    }
+
+    #[expect(
+        clippy::type_complexity,
+        reason = "rows, next page and epoch of one frame"
+    )]
+    fn read_frame(
+        &self,
+        geometry: &Geometry,
+        page: u64,
+        epoch: u64,
+    ) -> Result<Option<(Vec<Row>, u64, u64)>, DriveOpenError> {
+        let pages = self.found.ring.pages;
+        let within = page % pages;
+        let at = geometry.journal_start + within * PAGE as u64;
+        let first = self.media.read(at, PAGE)?;
+        let Some(head) = FrameHead::peek(&first, page) else {
+            return Ok(None);
+        };
+        if within + u64::from(head.pages) > pages || head.epoch < epoch {
+            return Ok(None);
+        }
+        let frame = match head.pages {
+            1 => first,
+            pages => self.media.read(at, pages as usize * PAGE)?,
+        };
+        let rows = decode_frame(&self.seed, &frame);
+        Ok(rows.map(|rows| (rows, page + u64::from(head.pages), head.epoch)))
+    }
+
+    /// Looks for segments that were opened since the checkpoint.
+    fn read_headers(&mut self) -> Result<(), DriveOpenError> {
+        let geometry = self.found.superblock.geometry;
+        // Ends of lives first: a header may be of the very life that ended.
+        for (row, _) in &self.rows {
+            let Some(segment) = self.found.segments.get_mut(row.segment as usize) else {
+                continue;
+            };
+            if row.op == RowOp::Free && row.generation >= segment.generation {
+                *segment = Segment::free(row.generation.wrapping_add(1));
+                self.replay_from[row.segment as usize] = Geometry::SEGMENT_HEADER as u32;
+            }
+        }
+        for idx in 0..geometry.segment_count {
+            let page = self.media.read(geometry.segment_at(idx), PAGE)?;
+            let Some(header) = SegmentHeader::decode(&self.seed, &page) else {
+                continue;
+            };
+            let segment = &mut self.found.segments[idx as usize];
+            let newer = header.generation > segment.generation
+                || (header.generation == segment.generation && segment.state == State::Free);
+            if header.idx == idx && newer {
+                *segment = Segment {
+                    state: State::Open,
+                    kind: header.kind,
+                    class: header.class,
+                    opened: header.opened,
+                    header_done: true,
+                    ..Segment::free(header.generation)
+                };
+                self.replay_from[idx as usize] = Geometry::SEGMENT_HEADER as u32;
+            }
+            self.found.last_version = self.found.last_version.max(header.opened);
+        }
+        Ok(())
+    }
+
+    /// Puts rows into their segments and the tail.
+    fn place_rows(&mut self) {
+        let limit = Geometry::SEGMENT_HEADER + self.found.superblock.geometry.segment_data;
+        let clean = self.found.superblock.clean;
+        for (row, journalled) in std::mem::take(&mut self.rows) {
+            self.found.last_version = self.found.last_version.max(row.version);
+            let extent = matches!(row.op, RowOp::Extent | RowOp::Part);
+            let end = u64::from(row.offset).saturating_add(row.value_len);
+            if !extent {
+                continue;
+            }
+            let segment = self.found.segments.get_mut(row.segment as usize);
+            let Some(segment) = segment.filter(|_| end <= limit && row.offset.is_multiple_of(16))
+            else {
+                self.found.dropped += 1;
+                continue;
+            };
+            if row.generation > segment.generation
+                || (row.generation == segment.generation && segment.state == State::Free)
+            {
+                // Its header never reached the drive: the row tells as much.
+                *segment = Segment {
+                    state: State::Open,
+                    kind: Kind::Extents,
+                    class: row.attrs.class,
+                    opened: row.version,
+                    header_done: true,
+                    ..Segment::free(row.generation)
+                };
+            }
+            if row.generation == segment.generation {
+                segment.end = segment.end.max(super::bytes::page_up(end) as u32);
+                let part = (row.op == RowOp::Part).then_some(row.part);
+                segment
+                    .extents
+                    .insert(row.offset, extent_of(&row, part, !clean));
+            }
+            if journalled && row.op == RowOp::Extent {
+                let location = Location {
+                    drive_idx: self.drive,
+                    segment_idx: row.segment,
+                    offset: row.offset,
+                    generation: row.generation as u8,
+                    kind: KIND_EXTENT,
+                    hint: 0,
+                };
+                let hash = self.hasher.hash(row.namespace, &row.key);
+                self.found
+                    .tail
+                    .push((row.version, Replay::Put { hash, location }));
+            }
+        }
+    }
+
+    fn read_records(&mut self) -> Result<(), DriveOpenError> {
+        for idx in 0..self.found.segments.len() as u32 {
+            let segment = &self.found.segments[idx as usize];
+            if segment.kind != Kind::Records || segment.state == State::Free || segment.covered {
+                continue;
+            }
+            self.scan(idx)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the records of one segment from its replay offset on.
+    fn scan(&mut self, idx: u32) -> Result<(), DriveOpenError> {
+        let geometry = self.found.superblock.geometry;
+        let limit = (Geometry::SEGMENT_HEADER + geometry.segment_data) as usize;
+        let base = geometry.segment_at(idx);
+        let generation = self.found.segments[idx as usize].generation;
+        let mut at = (self.replay_from[idx as usize] as usize).clamp(FIRST, limit) / PAGE * PAGE;
+        let (mut last_good, mut bytes, mut start) = (at, Vec::new(), at);
+        while at + record::HEADER <= limit && at - last_good < GAP_MAX {
+            let have = start + bytes.len();
+            if at + READ_BYTES.min(limit - at) > have {
+                start = at / PAGE * PAGE;
+                bytes = self
+                    .media
+                    .read(base + start as u64, (2 * READ_BYTES).min(limit - start))?;
+            }
+            let rest = &bytes[at - start..];
+            let record = Header::decode(&self.seed, generation, rest);
+            let whole = record.filter(|(header, _)| {
+                let body = record::HEADER + header.key_len as usize;
+                let body = rest.get(body..body + header.body_len as usize);
+                body.is_some_and(|body| crc_of(&[], &[body]) == header.body_crc)
+            });
+            let Some((header, key)) = whole else {
+                self.found.dropped += u64::from(record.is_some());
+                at = (at + 1).next_multiple_of(PAGE);
+                continue;
+            };
+            let hash = self.hasher.hash(header.namespace, key);
+            let kind = if header.kind == record::Kind::Stripes {
+                KIND_STRIPES
+            } else {
+                KIND_RECORD
+            };
+            let replay = match header.kind {
+                record::Kind::Tombstone => Replay::Remove { hash },
+                _ => {
+                    let location = Location {
+                        drive_idx: self.drive,
+                        segment_idx: idx,
+                        offset: at as u32,
+                        generation: generation as u8,
+                        kind,
+                        hint: header.record_len().div_ceil(HINT).min(255) as u8,
+                    };
+                    Replay::Put { hash, location }
+                }
+            };
+            self.found.tail.push((header.version, replay));
+            self.found.last_version = self.found.last_version.max(header.version);
+            at += header.record_len();
+            last_good = at;
+        }
+        let segment = &mut self.found.segments[idx as usize];
+        if segment.state == State::Open {
+            // Everything whole was found, so what follows is free to write; one batch may have
+            // been torn between two that were not, and is passed over again next time.
+            segment.end = last_good.next_multiple_of(PAGE).min(limit) as u32;
+        }
+        Ok(())
+    }
+}
+
+const FIRST: usize = Geometry::SEGMENT_HEADER as usize;
+
+fn extent_of(row: &Row, part: Option<u32>, unverified: bool) -> Extent {
+    Extent {
+        namespace: row.namespace,
+        key: row.key.clone(),
+        attrs: row.attrs,
+        version: row.version,
+        len: row.value_len,
+        crc: row.crc,
+        part,
+        was_read: true,
+        unverified,
+    }
+}
