@@ -11,9 +11,9 @@ use crate::cache::CacheKey;
 use crate::config::EngineConfig;
 use crate::error::{DeleteError, GetError, OpenError, PutError, ScanError, ShutdownError};
 use crate::lease::{ReadLease, WriteLease};
-use crate::metrics::EngineMetrics;
 use crate::queue::CompletionQueue;
 use crate::status::EngineStatus;
+use memkv_telemetry::EngineMetrics;
 
 #[cfg(test)]
 pub(crate) mod harness;
@@ -21,6 +21,8 @@ pub(crate) mod inspect;
 mod memory;
 mod open;
 mod shared;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub(crate) use shared::{Shared, unix_ms};
 
@@ -28,6 +30,22 @@ pub(crate) use shared::{Shared, unix_ms};
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+    _last: Arc<Last>,
+}
+
+/// Tells the drives' threads to stop when the last handle is dropped without a shutdown.
+struct Last {
+    shared: Arc<Shared>,
+    process: u32,
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        // A forked child has the handles, but neither the threads nor the memory.
+        if std::process::id() == self.process {
+            self.shared.stop();
+        }
+    }
 }
 
 /// What each get of a batch came to.
@@ -44,8 +62,15 @@ impl Engine {
     /// [`OpenError`].
     pub fn open(config: EngineConfig, metrics: EngineMetrics) -> Result<Self, OpenError> {
         config.check().map_err(OpenError::Config)?;
+        let shared = Shared::open(config, metrics)?;
+        let process = std::process::id();
+        let last = Arc::new(Last {
+            shared: shared.clone(),
+            process,
+        });
         Ok(Self {
-            shared: Shared::open(config, metrics)?,
+            shared,
+            _last: last,
         })
     }
 

@@ -24,6 +24,6 @@ pub use config::*;
 pub use engine::{Engine, GetStep};
 pub use error::*;
 pub use lease::{ReadLease, WriteLease};
-pub use metrics::*;
+pub use memkv_telemetry::EngineMetrics;
 pub use queue::CompletionQueue;
 pub use status::{DriveState, DriveStatus, EngineStatus};

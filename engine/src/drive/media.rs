@@ -11,6 +11,9 @@ use rustix::fs::{FlockOperation, flock};
 use crate::error::DriveOpenError;
 use crate::segment_log::bytes::PAGE;
 
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// See the module docs.
 pub(crate) struct Media {
     pub(crate) path: PathBuf,
@@ -54,13 +57,7 @@ impl Media {
                 .metadata()
                 .is_ok_and(|meta| meta.file_type().is_block_device());
         let (file, direct) = open_file(path, !exists, device)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(DriveOpenError::InUse { path: path.into() });
-            }
-            Err(why) => return Err(access("lock", path, "use a local file system", why.into())),
-        }
+        lock(&file, path)?;
         let mut media = Self {
             path: path.into(),
             bytes: 0,
@@ -76,6 +73,11 @@ impl Media {
             }
         }
         Ok(media)
+    }
+
+    /// Lets others have it.
+    pub(crate) fn unlock(&self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 
     fn size(&self) -> Result<u64, DriveOpenError> {
@@ -152,6 +154,22 @@ impl Media {
             source,
         }
     }
+}
+
+/// Locks a drive for us alone. A server that was killed holds its lock for as long as the
+/// kernel takes to end its I/O, so a held lock is looked at again for a while.
+fn lock(file: &File, path: &Path) -> Result<(), DriveOpenError> {
+    for attempt in 0.. {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => break,
+            Err(why) => return Err(access("lock", path, "use a local file system", why.into())),
+        }
+    }
+    Err(DriveOpenError::InUse { path: path.into() })
 }
 
 fn access(

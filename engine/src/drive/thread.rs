@@ -82,6 +82,10 @@ impl DriveThread {
             }
         }
         self.up.store(false, Ordering::SeqCst);
+        drop(backend);
+        // The kernel takes a ring apart in its own time and keeps the file open meanwhile, so
+        // the lock is given back by hand.
+        self.media.unlock();
     }
 
     /// Does what a step wanted done; returns whether the log must be stepped again at once.

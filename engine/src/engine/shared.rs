@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use memkv_telemetry::EngineMetrics;
 use parking_lot::Mutex;
 
 use super::memory::MemoryStore;
@@ -22,7 +23,7 @@ use crate::error::{DeleteError, GetError, OpenError, PutError, ScanError, Shutdo
 use crate::index::{Index, IndexConfig, KeyHash, KeyHasher, StoreKey};
 use crate::lease::{ReadLease, WriteInner, WriteLease};
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
-use crate::metrics::{EngineMetrics, now};
+use crate::metrics::now;
 use crate::queue::{CompletionQueue, CompletionSender};
 use crate::segment_log::bytes::page_up;
 use crate::segment_log::{Body, DeleteWork, EXTENT_BYTES_MIN, Event, PutWork, ReadWork, Reply};
@@ -113,11 +114,17 @@ impl Shared {
         let (pool, findings) = open_pool(&config)?;
         let capacity_bytes = pool.capacity_bytes();
         let mut store = match config.mode {
-            Mode::Memory => open::Store { key: random_bytes(), drives: Vec::new() },
+            Mode::Memory => open::Store {
+                key: random_bytes(),
+                drives: Vec::new(),
+            },
             Mode::Direct | Mode::File => open::open_store(&config)?,
         };
         let hasher = KeyHasher::new(&StoreKey(store.key));
-        let index = Index::new(&IndexConfig { shards: 64, segments: store.segment_counts() });
+        let index = Index::new(&IndexConfig {
+            shards: 64,
+            segments: store.segment_counts(),
+        });
         let version = open::restore(&index, &hasher, &mut store.drives);
         let part_bytes = store
             .part_bytes_max()
@@ -662,7 +669,8 @@ impl Shared {
         findings
     }
 
-    pub(super) fn shutdown(&self, deadline: Duration) -> Result<(), ShutdownError> {
+    /// Refuses new calls and tells the drives to finish.
+    pub(super) fn stop(&self) {
         self.draining.store(true, Ordering::Relaxed);
         for (_, waiter) in std::mem::take(&mut *self.waiting.lock()) {
             if self.pool.cancel(waiter.ticket) {
@@ -674,6 +682,10 @@ impl Shared {
         for drive in self.drives().iter().flatten() {
             drive.inbox.push(Event::Shutdown);
         }
+    }
+
+    pub(super) fn shutdown(&self, deadline: Duration) -> Result<(), ShutdownError> {
+        self.stop();
         let until = std::time::Instant::now() + deadline;
         let mut late = 0;
         for drive in self.drives().iter().flatten() {

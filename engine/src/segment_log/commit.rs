@@ -23,7 +23,7 @@ pub(super) enum Ticket {
 }
 
 /// A frame on its way.
-pub(super) struct Frame {
+pub(crate) struct Frame {
     page: u64,
     tickets: Vec<Ticket>,
     attempts: u32,

@@ -1,0 +1,241 @@
+//! The store on files: what is put is read, also after a stop, and never anything else.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::harness::{Client, value_of};
+use crate::{
+    Attrs, Condition, DriveConfig, DriveOpenError, Engine, EngineConfig, EngineMetrics, OpenError,
+    PutError, Sync,
+};
+
+/// Small drives and a small pool.
+pub(crate) fn files(dir: &Path, count: usize, bytes: u64) -> EngineConfig {
+    let drive = |idx| DriveConfig {
+        media: dir.join(format!("drive{idx}")),
+        max_size: Some(bytes),
+    };
+    EngineConfig {
+        drives: (0..count).map(drive).collect(),
+        extent_bytes: 1 << 20,
+        slab_bytes: 256 << 10,
+        pool_bytes: 8 << 20,
+        ..EngineConfig::default()
+    }
+}
+
+fn stop(client: Client) {
+    client
+        .engine
+        .shutdown(Duration::from_secs(20))
+        .expect("clean stop");
+}
+
+#[test]
+fn values_of_all_sizes_are_read_back_from_ram_and_after_a_restart() {
+    for sync in [Sync::Always, Sync::Everysec, Sync::No] {
+        let dir = tempfile::tempdir().expect("dir");
+        let config = EngineConfig {
+            sync,
+            ..files(dir.path(), 1, 64 << 20)
+        };
+        let sizes = [
+            0usize, 1, 100, 4095, 4096, 40_000, 65_535, 65_536, 65_537, 200_000, 262_144,
+        ];
+        let client = Client::open(config.clone());
+        for len in sizes {
+            client
+                .put(&len.to_le_bytes(), &value_of(len as u64, len))
+                .expect("put");
+            assert_eq!(
+                client.get(&len.to_le_bytes()),
+                Some(value_of(len as u64, len)),
+                "{len}"
+            );
+        }
+        stop(client);
+        let client = Client::open(config);
+        for len in sizes {
+            assert!(
+                client.exists(&len.to_le_bytes()),
+                "{len} exists after a restart"
+            );
+            assert_eq!(
+                client.get(&len.to_le_bytes()),
+                Some(value_of(len as u64, len)),
+                "{len}"
+            );
+        }
+        assert_eq!(client.engine.status().entries, sizes.len() as u64);
+        stop(client);
+    }
+}
+
+#[test]
+fn deleted_and_overwritten_values_stay_so_after_a_restart() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = files(dir.path(), 2, 64 << 20);
+    let client = Client::open(config.clone());
+    for idx in 0..100u64 {
+        client
+            .put(&idx.to_le_bytes(), &value_of(idx, 2600 * idx as usize))
+            .expect("put");
+    }
+    for idx in (0..100u64).step_by(3) {
+        assert!(client.delete(&idx.to_le_bytes()).expect("delete"));
+        assert!(!client.delete(&idx.to_le_bytes()).expect("delete"));
+    }
+    for idx in (1..100u64).step_by(3) {
+        client
+            .put(&idx.to_le_bytes(), &value_of(idx + 1000, 1000))
+            .expect("put");
+    }
+    stop(client);
+    for _ in 0..3 {
+        let client = Client::open(config.clone());
+        for idx in 0..100u64 {
+            let expected = match idx % 3 {
+                0 => None,
+                1 => Some(value_of(idx + 1000, 1000)),
+                _ => Some(value_of(idx, 2600 * idx as usize)),
+            };
+            assert_eq!(client.get(&idx.to_le_bytes()), expected, "key {idx}");
+        }
+        stop(client);
+    }
+}
+
+#[test]
+fn versions_rise_over_a_restart_and_conditions_see_them() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = files(dir.path(), 1, 64 << 20);
+    let client = Client::open(config.clone());
+    let small = client.put(b"small", b"1").expect("put").version;
+    let large = client.put(b"large", &[1; 100_000]).expect("put").version;
+    assert!(large > small);
+    stop(client);
+    let client = Client::open(config);
+    let put = |key: &[u8], value: &[u8], condition| {
+        client.put_with(0, key, value, Attrs::default(), condition)
+    };
+    let failed = |result| match result {
+        Err(PutError::ConditionFailed { current }) => current,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        failed(put(b"small", b"x", Condition::IfAbsent)),
+        Some(small)
+    );
+    assert_eq!(
+        failed(put(b"large", b"x", Condition::IfAbsent)),
+        Some(large)
+    );
+    assert_eq!(
+        failed(put(b"small", b"x", Condition::IfVersion(large))),
+        Some(small)
+    );
+    let next = put(b"small", b"2", Condition::IfVersion(small))
+        .expect("right version")
+        .version;
+    assert!(next > large);
+    put(b"large", b"2", Condition::IfVersion(large)).expect("right version");
+    put(b"new", b"2", Condition::IfAbsent).expect("absent");
+    assert_eq!(client.get(b"small").as_deref(), Some(&b"2"[..]));
+}
+
+#[test]
+fn full_drive_evicts_the_oldest_and_serves_the_rest() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = files(dir.path(), 1, 16 << 20);
+    let client = Client::open(config.clone());
+    let len = |idx: u64| if idx.is_multiple_of(2) { 65_536 } else { 5000 };
+    for idx in 0..1500u64 {
+        client
+            .put(&idx.to_le_bytes(), &value_of(idx, len(idx)))
+            .expect("put");
+    }
+    let there: Vec<u64> = (0..1500u64)
+        .filter(|idx| client.exists(&idx.to_le_bytes()))
+        .collect();
+    assert!(there.contains(&1499), "the newest is there");
+    assert!(!there.contains(&0), "the oldest is gone");
+    assert!(there.len() > 150, "{} values fit in 16 MiB", there.len());
+    let status = client.engine.status();
+    assert_eq!(status.evictions, 1500 - there.len() as u64);
+    assert!(status.never_read_bytes > 10 << 20, "{status:?}");
+    stop(client);
+    let client = Client::open(config);
+    for idx in 0..1500u64 {
+        let value = client.get(&idx.to_le_bytes());
+        assert_eq!(value.is_some(), there.contains(&idx), "key {idx}");
+        if let Some(value) = value {
+            assert_eq!(value, value_of(idx, len(idx)));
+        }
+    }
+}
+
+#[test]
+fn full_drive_without_eviction_says_no_space_and_deletes_still_work() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = EngineConfig {
+        eviction: false,
+        ..files(dir.path(), 1, 16 << 20)
+    };
+    let client = Client::open(config.clone());
+    let mut count = 0u64;
+    let error = loop {
+        match client.put(&count.to_le_bytes(), &value_of(count, 65_536)) {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, PutError::NoSpace { .. }), "{error:?}");
+    assert!(count > 150, "{count} values of 64 KiB fit in 16 MiB");
+    for idx in 0..count {
+        assert_eq!(
+            client.get(&idx.to_le_bytes()),
+            Some(value_of(idx, 65_536)),
+            "key {idx}"
+        );
+    }
+    for idx in 0..count / 2 {
+        assert!(
+            client
+                .delete(&idx.to_le_bytes())
+                .expect("deletes always work")
+        );
+    }
+    for idx in 0..count / 4 {
+        client
+            .put(&idx.to_le_bytes(), &value_of(idx + 7, 65_536))
+            .expect("there is room again");
+    }
+    stop(client);
+    let client = Client::open(config);
+    assert_eq!(client.get(&0u64.to_le_bytes()), Some(value_of(7, 65_536)));
+    assert_eq!(client.get(&(count / 2 - 1).to_le_bytes()), None);
+    assert_eq!(
+        client.get(&(count - 1).to_le_bytes()),
+        Some(value_of(count - 1, 65_536))
+    );
+}
+
+#[test]
+fn drive_in_use_is_refused() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = files(dir.path(), 1, 16 << 20);
+    let client = Client::open(config.clone());
+    let error = Engine::open(config.clone(), EngineMetrics::detached()).expect_err("is open");
+    assert!(
+        matches!(
+            error,
+            OpenError::Drive {
+                source: DriveOpenError::InUse { .. },
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    stop(client);
+    stop(Client::open(config));
+}
