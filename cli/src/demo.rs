@@ -20,6 +20,7 @@ use crate::admin_http::Admin;
 use crate::args::size;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::scrape::Scrape;
+use crate::slow::Sort;
 use blocks::{Block, Blocks};
 use report::{Phase, Report};
 
@@ -96,7 +97,9 @@ impl Demo {
             run.delete(&blocks);
         }
         outcome?;
-        run.report.slowest = crate::slow::fetch(&admin, 1)?.slowest.into_iter().next();
+        run.report.slowest = crate::slow::fetch(&admin, Sort::Slowest, 1)?
+            .into_iter()
+            .next();
         let shown = if self.json {
             format!("{:#}\n", run.report.json())
         } else {

@@ -4,6 +4,7 @@
 //! programs goes to stdout, everything else to stderr. Exit codes are listed in [`exit`].
 #![forbid(unsafe_code)]
 
+mod admin;
 mod admin_http;
 mod args;
 mod bench;
@@ -47,6 +48,7 @@ enum Verb {
     Start(start::Start),
     Bench(bench::Bench),
     Demo(demo::Demo),
+    Admin(admin::AdminVerb),
     Slow(slow::Slow),
     Doc(doc::Doc),
     Completions(completions::Completions),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Start(start) => start.run(),
         Verb::Bench(bench) => bench.run(),
         Verb::Demo(demo) => demo.run(),
+        Verb::Admin(admin) => admin.run(),
         Verb::Slow(slow) => slow.run(),
         Verb::Doc(doc) => doc.run(),
         Verb::Completions(completions) => completions.run(),

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use memkv_telemetry::slow::{SlowOp, SlowOps};
+use memkv_telemetry::slow::SlowOp;
 use serde_json::json;
 
 use crate::admin_http::Admin;
@@ -17,7 +17,7 @@ and size. Keys are never shown, only a hash of them. The slowest ops of all are 
 Examples:
   memkv slow                               the newest slow ops
   memkv slow --sort slowest --limit 3      the slowest since the start
-  memkv slow --json | jq '.[].slowest[0]'  for programs"
+  memkv slow --json | jq '.[].ops[0]'      for programs"
 )]
 pub(crate) struct Slow {
     /// Admin endpoints, comma-separated
@@ -40,49 +40,52 @@ pub(crate) struct Slow {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Sort {
+pub(crate) enum Sort {
     Newest,
     Slowest,
 }
 
-/// The slow ops of one server, at most `limit` of each kind.
+impl Sort {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Newest => "newest",
+            Self::Slowest => "slowest",
+        }
+    }
+}
+
+/// At most `limit` ops of one server, in the order of `sort`.
 ///
 /// # Errors
 /// When the endpoint doesn't answer, or answers something else.
-pub(crate) fn fetch(admin: &Admin, limit: usize) -> Result<SlowOps, Failure> {
-    let body = admin.text(&format!("/v1/slow?limit={limit}"))?;
-    let ops: SlowOps = serde_json::from_str(&body)
+pub(crate) fn fetch(admin: &Admin, sort: Sort, limit: usize) -> Result<Vec<SlowOp>, Failure> {
+    let path = format!("/v1/slow?sort={}&limit={limit}", sort.name());
+    let body = admin.text(&path)?;
+    serde_json::from_str(&body)
         .with_context(|| {
-            format!(
-                "{}/v1/slow did not answer slow ops; is it a memkv of this version?",
-                admin.url()
-            )
+            let url = admin.url();
+            format!("{url}{path} did not answer slow ops; is it a memkv of this version?")
         })
-        .map_err(|error| Failure::new(Exit::Unreachable, error))?;
-    Ok(ops)
+        .map_err(|error| Failure::new(Exit::Unreachable, error))
 }
 
 impl Slow {
     pub(crate) fn run(self) -> Outcome {
         let mut found = Vec::new();
         for admin in Admin::all(&self.servers)? {
-            let ops = fetch(&admin, self.limit)?;
+            let ops = fetch(&admin, self.sort, self.limit)?;
             found.push((admin, ops));
         }
         if self.json {
             let servers: Vec<_> = found
                 .iter()
-                .map(|(admin, ops)| json!({"server": admin.url(), "newest": ops.newest, "slowest": ops.slowest}))
+                .map(|(admin, ops)| json!({"server": admin.url(), "ops": ops}))
                 .collect();
             crate::out::print(&format!("{:#}\n", json!(servers)))?;
             return Ok(Exit::Done);
         }
         for (admin, ops) in &found {
-            let shown = match self.sort {
-                Sort::Newest => &ops.newest,
-                Sort::Slowest => &ops.slowest,
-            };
-            crate::out::print(&describe(admin.url(), self.sort, shown))?;
+            crate::out::print(&describe(admin.url(), self.sort, ops))?;
         }
         Ok(Exit::Done)
     }

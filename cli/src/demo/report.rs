@@ -41,7 +41,7 @@ impl Report {
 
     /// How a read that the drive answered may be called: cold only where nothing but the device can have had the bytes.
     fn drive_name(&self) -> &'static str {
-        let drives = self.status["storage"]["drives"].as_array();
+        let drives = self.status["storage"]["devices"].as_array();
         let direct = drives.is_some_and(|drives| {
             !drives.is_empty()
                 && drives
@@ -257,7 +257,7 @@ mod tests {
             phases: vec![phase],
             ..Report::default()
         };
-        report.describe_server(&json!({ "storage": { "drives": [{ "direct_io": direct_io }] } }));
+        report.describe_server(&json!({ "storage": { "devices": [{ "direct_io": direct_io }] } }));
         report
     }
 
