@@ -7,15 +7,23 @@
 mod admin;
 mod admin_http;
 mod args;
+mod base64;
+mod batch;
 mod bench;
 mod chart;
 mod completions;
+mod connection;
+mod del;
 mod demo;
 mod doc;
 #[cfg(test)]
 mod documented;
+mod exists;
 mod exit;
+mod get;
+mod keys;
 mod out;
+mod put;
 #[cfg(test)]
 mod reference;
 mod scrape;
@@ -50,6 +58,11 @@ enum Verb {
     Demo(demo::Demo),
     Admin(admin::AdminVerb),
     Slow(slow::Slow),
+    Put(put::Put),
+    Get(get::Get),
+    Del(del::Del),
+    Exists(exists::Exists),
+    Batch(batch::Batch),
     Doc(doc::Doc),
     Completions(completions::Completions),
 }
@@ -75,6 +88,11 @@ fn main() -> ExitCode {
         Verb::Demo(demo) => demo.run(),
         Verb::Admin(admin) => admin.run(),
         Verb::Slow(slow) => slow.run(),
+        Verb::Put(put) => put.run(),
+        Verb::Get(get) => get.run(),
+        Verb::Del(del) => del.run(),
+        Verb::Exists(exists) => exists.run(),
+        Verb::Batch(batch) => batch.run(),
         Verb::Doc(doc) => doc.run(),
         Verb::Completions(completions) => completions.run(),
     };

@@ -459,9 +459,9 @@ fn advanced(environment: &Environment) -> Result<Advanced, ConfigError> {
     Ok(loaded.value)
 }
 
-/// `MEMKV_SERVERS` voids the file's bind addresses: they belong to the servers of the file.
+/// `MEMKV_SERVERS` (or a flag) voids the file's bind addresses: they belong to the servers of the file.
 fn resolve_bind_addresses(raw: &mut RawConfig) {
-    let servers_from_env = matches!(raw.servers.source, Source::Env(_));
+    let servers_from_env = matches!(raw.servers.source, Source::Env(_) | Source::Flag(_));
     let binds_from_file = matches!(raw.bind_addresses.source, Source::File { .. });
     if raw.bind_addresses.is_default() || (servers_from_env && binds_from_file) {
         raw.bind_addresses.value = vec![None; raw.servers.value.len()];

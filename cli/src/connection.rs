@@ -1,0 +1,152 @@
+//! What all verbs that speak to servers as a client share: flags, the client, and how its errors end the program.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use memkv_client::{BuildError, CallOptions, Client, ClientConfig, ConfigError, OpError};
+use memkv_settings::{LoadOptions, Override, Source};
+
+use crate::exit::{Exit, Failure};
+
+/// Where the servers are, and how long to wait for them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Connection {
+    /// Data addresses of the servers; wins over MEMKV_SERVERS and the configuration file
+    #[arg(long, value_name = "HOST:PORT,…")]
+    servers: Option<String>,
+    /// The client's configuration file; wins over MEMKV_CONFIG
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Seconds that one request may take
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// The name space of the keys
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) namespace: u32,
+}
+
+/// Reads a positive number of seconds, such as `0.5`.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or_else(|| "give a number of seconds above 0, such as 30 or 0.5".to_owned())
+}
+
+impl Connection {
+    /// A client on the process's configuration, as the flags change it. Opens no connection yet.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let environment = memkv_client::env::environment();
+        let mut options = LoadOptions::default();
+        if let Some(servers) = &self.servers {
+            options.overrides.push(Override {
+                path: "servers".to_owned(),
+                text: servers.clone(),
+                source: Source::Flag("--servers"),
+            });
+        }
+        let path = self.config.clone();
+        let path = path.or_else(|| environment.get("MEMKV_CONFIG").map(PathBuf::from));
+        let config = match path {
+            Some(path) => ClientConfig::from_file(&path, &environment, &options),
+            None => ClientConfig::resolve(None, &environment, &options),
+        };
+        let config = config.map_err(config_failure)?;
+        for warning in &config.warnings {
+            crate::out::tell(format_args!("memkv: warning: {warning}"));
+        }
+        Client::new(config).map_err(|error| match error {
+            BuildError::Config(error) => config_failure(error),
+            BuildError::NoRdma | BuildError::Telemetry { .. } => Failure::new(Exit::Config, error),
+            BuildError::Poll(_) | BuildError::Thread(_) => Failure::new(Exit::Failed, error),
+        })
+    }
+
+    /// The options of every call.
+    pub(crate) fn options(&self) -> CallOptions {
+        CallOptions {
+            timeout: self.timeout,
+            namespace: self.namespace,
+            ..CallOptions::default()
+        }
+    }
+}
+
+fn config_failure(error: ConfigError) -> Failure {
+    Failure::new(Exit::Config, error)
+}
+
+/// How a verb ends for an entry that failed.
+pub(crate) fn exit_of(error: &OpError) -> Exit {
+    match error {
+        OpError::BadKey { .. } | OpError::TooLarge { .. } => Exit::Usage,
+        OpError::Transport { .. } | OpError::NoLane { .. } => Exit::Unreachable,
+        OpError::Server { .. }
+        | OpError::BufferTooSmall { .. }
+        | OpError::Corrupt { .. }
+        | OpError::Closed => Exit::Failed,
+    }
+}
+
+/// A failed entry as the failure of the verb.
+pub(crate) fn failed(what: &str, error: OpError) -> Failure {
+    let exit = exit_of(&error);
+    Failure::new(exit, anyhow::Error::new(error).context(what.to_owned()))
+}
+
+/// An error and its causes in one line, for a row of JSON.
+pub(crate) fn in_one_line(error: &OpError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// A size as people read it: `4.0 MiB`, `17 B`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.95 would be shown as 1024.0 of the smaller unit.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_one_decimal_and_a_binary_unit() {
+        let cases: [(u64, &str); 7] = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (4 << 20, "4.0 MiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (3 << 29, "1.5 GiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ];
+        for (bytes, shown) in cases {
+            assert_eq!(size(bytes), shown);
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_a_positive_number_of_seconds() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "x", "", "inf", "NaN", "1e300"] {
+            assert!(seconds(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `memkv get`: reads one value.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use serde_json::json;
+
+use crate::connection::{Connection, failed, size};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::out;
+
+/// Read the value of a key
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  memkv get model/layer-0 -o layer0.bin         into a file, which appears whole or not at all
+  memkv get backup | tar t                      through a pipe
+  memkv get session --json -o s.bin             with version and attributes as JSON on stdout
+
+Exit codes: 0 read, 1 failed on the server or damaged, 4 no server, 5 the key isn't there.")]
+pub(crate) struct Get {
+    /// The key
+    key: String,
+    /// Write the value to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print version and attributes as JSON on stdout; the value goes to --output
+    #[arg(long, requires = "output")]
+    json: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Get {
+    pub(crate) fn run(self) -> Outcome {
+        let client = self.connection.client()?;
+        let options = self.connection.options();
+        let found = client.with(&options).get_value(self.key.as_bytes());
+        let found = found.map_err(|error| failed(&format!("get {}", self.key), error))?;
+        let Some(value) = found else {
+            return Err(Failure::new(
+                Exit::Missing,
+                anyhow!("get {}: the key isn't there", self.key),
+            ));
+        };
+        match &self.output {
+            Some(path) => write_whole(path, &value.bytes)?,
+            None => print(&value.bytes)?,
+        }
+        if self.json {
+            let attrs = &value.attrs;
+            let row = json!({
+                "key": self.key, "bytes": value.bytes.len(), "version": value.version, "namespace": attrs.namespace,
+                "type_tag": attrs.type_tag, "flags": attrs.flags, "expiry_ms": attrs.expiry_ms,
+                "class": attrs.class.name(),
+            });
+            out::print(&format!("{row}\n"))?;
+        } else if let Some(path) = &self.output {
+            let (shown, version) = (size(value.bytes.len() as u64), value.version);
+            out::tell(format_args!(
+                "read {}: {shown}, version {version}, into {}",
+                self.key,
+                path.display()
+            ));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Writes a value to stdout, unless that is a terminal and the value would garble it.
+fn print(value: &[u8]) -> Result<(), Failure> {
+    let garbles = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\n' | b'\r' | b'\t');
+    if io::stdout().is_terminal()
+        && (std::str::from_utf8(value).is_err() || value.iter().any(garbles))
+    {
+        let text = "the value isn't text, which a terminal can't show; use --output FILE or a pipe";
+        return Err(Failure::new(Exit::Usage, anyhow!(text)));
+    }
+    Ok(out::print_bytes(value)?)
+}
+
+/// Writes a file that appears whole or not at all: beside its place first, then renamed.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(name);
+    let written = fs::File::create(&part)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        // It may not even have been made.
+        let _ = fs::remove_file(&part);
+    }
+    Ok(written.with_context(|| format!("write {}", path.display()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("there");
+        write_whole(&target, b"old").unwrap();
+        write_whole(&target, b"new").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        let taken = directory.path().join("taken");
+        fs::create_dir(&taken).unwrap();
+        assert!(write_whole(&taken, b"value").is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+}

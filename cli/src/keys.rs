@@ -1,0 +1,110 @@
+//! Results per key: lines or JSON, and the exit code that they come to.
+
+use memkv_client::{OpError, outcome_of};
+use serde_json::json;
+
+use crate::connection::{exit_of, in_one_line};
+use crate::exit::{Exit, Outcome};
+use crate::out;
+
+/// What a line says of a key that was there, or not.
+pub(crate) struct Words {
+    pub(crate) yes: &'static str,
+    pub(crate) no: &'static str,
+}
+
+/// How many keys fared how.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) done: u64,
+    pub(crate) missed: u64,
+    pub(crate) failed: u64,
+    /// How a verb ends on whose only keys are those that failed; the first one's.
+    first: Option<Exit>,
+}
+
+impl Tally {
+    /// Counts one key.
+    pub(crate) fn add<T>(&mut self, result: &Result<Option<T>, OpError>) {
+        match result {
+            Ok(Some(_)) => self.done += 1,
+            Ok(None) => self.missed += 1,
+            Err(error) => {
+                self.failed += 1;
+                self.first.get_or_insert(exit_of(error));
+            }
+        }
+    }
+
+    /// Counts a key that failed before it got to the client.
+    pub(crate) fn add_failed(&mut self) {
+        self.failed += 1;
+        self.first.get_or_insert(Exit::Failed);
+    }
+
+    /// What it comes to: a failure outweighs a miss; when everything failed, the first failure says why.
+    pub(crate) fn exit(&self) -> Exit {
+        match (self.failed, self.missed, self.done) {
+            (0, 0, _) => Exit::Done,
+            (0, ..) => Exit::Missing,
+            (_, 0, 0) => self.first.unwrap_or(Exit::Failed),
+            _ => Exit::Partial,
+        }
+    }
+}
+
+/// Prints one line per key, in order.
+pub(crate) fn report(
+    keys: &[String],
+    results: Vec<Result<bool, OpError>>,
+    json: bool,
+    words: Words,
+) -> Outcome {
+    let mut tally = Tally::default();
+    let mut text = String::new();
+    for (key, result) in keys.iter().zip(results) {
+        let result = result.map(|there| there.then_some(()));
+        tally.add(&result);
+        if json {
+            let mut row = json!({"key": key, "outcome": outcome_of(&result).name()});
+            if let Err(error) = &result {
+                row["error"] = in_one_line(error).into();
+            }
+            text.push_str(&format!("{row}\n"));
+            continue;
+        }
+        match &result {
+            Ok(Some(())) => text.push_str(&format!("{}  {key}\n", words.yes)),
+            Ok(None) => text.push_str(&format!("{}  {key}\n", words.no)),
+            Err(error) => out::tell(format_args!("memkv: {key}: {}", in_one_line(error))),
+        }
+    }
+    out::print(&text)?;
+    Ok(tally.exit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(results: &[Result<Option<()>, OpError>]) -> Exit {
+        let mut tally = Tally::default();
+        results.iter().for_each(|result| tally.add(result));
+        tally.exit()
+    }
+
+    #[test]
+    fn exit_codes_tell_misses_from_failures_and_some_from_all() {
+        let lost = || Err(OpError::NoLane { lanes: 1 });
+        assert_eq!(exit(&[]), Exit::Done);
+        assert_eq!(exit(&[Ok(Some(()))]), Exit::Done);
+        assert_eq!(exit(&[Ok(Some(())), Ok(None)]), Exit::Missing);
+        assert_eq!(exit(&[lost(), lost()]), Exit::Unreachable);
+        assert_eq!(
+            exit(&[Err(OpError::BadKey { len: 0, max: 512 }), lost()]),
+            Exit::Usage
+        );
+        assert_eq!(exit(&[lost(), Ok(None)]), Exit::Partial);
+        assert_eq!(exit(&[lost(), Ok(Some(()))]), Exit::Partial);
+    }
+}
