@@ -5,7 +5,7 @@ mod summary;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::handles::{ClientMetrics, EngineMetrics, ServerMetrics};
 use crate::histogram::HistogramSnapshot;
 use crate::labels::{Blame, LogLevel, OpKind, OutcomeLabel};
 use crate::metrics;
-use crate::otlp::{self, ExportCounts, OtlpError, OtlpProtocol, Worker};
+use crate::otlp::{self, ExportCounts, MetricShape, MetricWorker, OtlpError, OtlpProtocol, Worker};
 use crate::recorder::{RING_TIMELINES, Recorder, Recorders, Shard};
 use crate::slow::{Judge, SlowOps, SlowPolicy, SlowRing, describe};
 use crate::snapshot::{Cells, Exemplar, Family, Histograms, Sample, Value};
@@ -28,7 +28,7 @@ use crate::span::{Kept, SpanShape, spans};
 use crate::timeline::{Role, Timeline};
 use crate::trace::IdSource;
 
-/// Where to send spans and, if wanted, log records.
+/// Where to send spans, a client's metrics and, if wanted, log records.
 #[derive(Clone, Debug)]
 pub struct OtlpConfig {
     /// `http://HOST:PORT` or `HOST:PORT`.
@@ -37,10 +37,12 @@ pub struct OtlpConfig {
     pub protocol: OtlpProtocol,
     /// What one send may take.
     pub timeout: Duration,
+    /// How often a client's metrics are sent; a server's are scraped.
+    pub metrics_every: Duration,
 }
 
 impl OtlpConfig {
-    /// A collector at `endpoint`, by the protocol that fits it, with 5 s for a send.
+    /// A collector at `endpoint`, by the protocol that fits it, with 5 s for a send and 10 s between metrics.
     pub fn new(endpoint: impl Into<String>) -> OtlpConfig {
         let endpoint = endpoint.into();
         let protocol = OtlpProtocol::detect(&endpoint, None);
@@ -48,6 +50,7 @@ impl OtlpConfig {
             endpoint,
             protocol,
             timeout: Duration::from_secs(5),
+            metrics_every: Duration::from_secs(10),
         }
     }
 }
@@ -72,7 +75,7 @@ pub struct TelemetryConfig {
     pub spans_per_second: u32,
     /// From when on an op is slow.
     pub slow: SlowPolicy,
-    /// Where spans go; `None` sends none.
+    /// Where spans and a client's metrics go; `None` sends none.
     pub otlp: Option<OtlpConfig>,
     /// The name of a wire error code.
     pub error_name: fn(u16) -> &'static str,
@@ -122,6 +125,8 @@ pub(crate) struct Hub {
     before_scrape: Mutex<Vec<Hook>>,
     registry: Registry,
     span_worker: Option<Worker<Kept>>,
+    /// Made after the hub, because it asks the hub for what it sends.
+    metric_worker: OnceLock<MetricWorker>,
     stop: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -147,6 +152,9 @@ impl Telemetry {
         };
         let recorders = Recorders::new(config.role, config.sample_ratio, config.ring_timelines);
         let hub = Hub::new(config, recorders, export_counts, span_worker);
+        if let (Role::Client, Some(otlp)) = (hub.config.role, &hub.config.otlp) {
+            _ = hub.metric_worker.set(start_metric_worker(&hub, otlp)?);
+        }
         let its_hub = Arc::clone(&hub);
         let thread = std::thread::Builder::new()
             .name("memkv-telemetry".to_owned())
@@ -207,11 +215,7 @@ impl Telemetry {
     /// The exposition.
     pub fn render(&self, format: Format) -> String {
         let started = Instant::now();
-        self.0
-            .before_scrape
-            .lock()
-            .iter()
-            .for_each(|refresh| refresh());
+        self.0.refresh();
         let text = match format {
             Format::Text => {
                 let mut text = Vec::new();
@@ -277,9 +281,12 @@ impl Telemetry {
             // It never waits for anything but its own timer.
             _ = thread.join();
         }
-        if let Some(worker) = &self.0.span_worker {
-            worker.shutdown(deadline);
-        }
+        // All are told before any is waited for, so that one that hangs costs the others nothing.
+        let (spans, metrics) = (self.0.span_worker.as_ref(), self.0.metric_worker.get());
+        spans.inspect(|worker| worker.close());
+        metrics.inspect(|worker| worker.close());
+        spans.inspect(|worker| worker.join(deadline));
+        metrics.inspect(|worker| worker.join(deadline));
     }
 }
 
@@ -299,6 +306,20 @@ fn start_span_worker(
     let mut ids = IdSource::new(0.0);
     otlp::span_worker(otlp, &resource(config), counts, move |kept| {
         spans(&kept, &shape, &mut ids)
+    })
+}
+
+fn start_metric_worker(hub: &Arc<Hub>, otlp: &OtlpConfig) -> Result<MetricWorker, OtlpError> {
+    let shape = MetricShape::new(
+        &resource(&hub.config),
+        &hub.config.version,
+        clock::unix_ns(),
+    );
+    let weak = Arc::downgrade(hub);
+    MetricWorker::start(otlp, Arc::clone(&hub.export_counts), move || {
+        let hub = weak.upgrade()?;
+        hub.refresh();
+        Some(shape.request(&hub.families(), clock::unix_ns()))
     })
 }
 
@@ -418,8 +439,17 @@ impl Hub {
                 export_counts,
                 registry,
                 span_worker,
+                metric_worker: OnceLock::new(),
             }
         })
+    }
+
+    /// Brings gauges up to date that are looked up when somebody asks.
+    fn refresh(&self) {
+        self.before_scrape
+            .lock()
+            .iter()
+            .for_each(|refresh| refresh());
     }
 
     pub(crate) fn families(&self) -> Vec<Family> {

@@ -338,6 +338,8 @@ closed! {
         Traces = "otlp_traces",
         /// OTLP log records.
         Logs = "otlp_logs",
+        /// OTLP metrics.
+        Metrics = "otlp_metrics",
     }
 }
 

@@ -79,7 +79,8 @@ impl LogHandle {
     /// Sends what is queued for the collector, within `timeout`.
     pub fn shutdown(&self, timeout: Duration) {
         if let Some(records) = &self.records {
-            records.shutdown(Instant::now() + timeout);
+            records.close();
+            records.join(Instant::now() + timeout);
         }
     }
 }

@@ -342,7 +342,8 @@ table! {
         "Operations whose Timeline found its ring full: counted in the histograms, but never seen as slow or traced.")
         .of(Scope::Both);
     EXPORTER_DROPPED_TOTAL = Series::counter("memkv_exporter_dropped_total",
-        "Spans (one per operation) and log records that were to be sent and weren't.").by(&[EXPORTER]).of(Scope::Both);
+        "Spans (one per operation), log records and snapshots of metrics that were to be sent and weren't.")
+        .by(&[EXPORTER]).of(Scope::Both);
     EXPORTER_FAILURES_TOTAL = Series::counter("memkv_exporter_failures_total", "Sends that failed or took too long.")
         .by(&[EXPORTER]).of(Scope::Both);
     LOG_EVENTS_TOTAL = Series::counter("memkv_log_events_total", "Lines written to the log.")

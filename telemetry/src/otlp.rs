@@ -1,7 +1,11 @@
-//! Sends spans and log records to a collector, by gRPC or HTTP, each from a thread of its own.
+//! Sends spans, log records and a client's metrics to a collector, by gRPC or HTTP, each from a thread of
+//! its own.
 //!
 //! The queue in front of a thread is bounded and a full one drops; a collector that is gone or stalls
 //! costs a time-out on that thread and a count, and nothing anywhere else.
+
+mod metrics;
+mod push;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -17,7 +21,6 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
 use crate::labels::Exporter;
-use crate::metrics;
 use crate::snapshot::Cells;
 
 /// Items that wait for the collector before others are dropped.
@@ -85,7 +88,7 @@ pub enum OtlpError {
     Thread(#[source] std::io::Error),
 }
 
-/// The URL to use for a signal (`traces`, `logs`).
+/// The URL to use for a signal (`traces`, `logs`, `metrics`).
 fn url(endpoint: &str, protocol: OtlpProtocol, signal: &str) -> Result<String, OtlpError> {
     if endpoint.starts_with("https://") {
         return Err(OtlpError::Tls {
@@ -100,9 +103,8 @@ fn url(endpoint: &str, protocol: OtlpProtocol, signal: &str) -> Result<String, O
     Ok(match protocol {
         OtlpProtocol::Grpc => full.to_owned(),
         OtlpProtocol::Http => {
-            let base = full
-                .strip_suffix("/v1/traces")
-                .or(full.strip_suffix("/v1/logs"));
+            let signals = ["/v1/traces", "/v1/logs", "/v1/metrics"];
+            let base = signals.iter().find_map(|path| full.strip_suffix(path));
             format!("{}/v1/{signal}", base.unwrap_or(full))
         }
     })
@@ -118,8 +120,37 @@ pub(crate) struct ExportCounts {
 impl ExportCounts {
     pub(crate) fn new() -> ExportCounts {
         ExportCounts {
-            dropped: Cells::new(&metrics::EXPORTER_DROPPED_TOTAL),
-            failures: Cells::new(&metrics::EXPORTER_FAILURES_TOTAL),
+            dropped: Cells::new(&crate::metrics::EXPORTER_DROPPED_TOTAL),
+            failures: Cells::new(&crate::metrics::EXPORTER_FAILURES_TOTAL),
+        }
+    }
+}
+
+/// An exporter's thread.
+struct ExporterThread(Mutex<Option<JoinHandle<()>>>);
+
+impl ExporterThread {
+    fn start(
+        exporter: Exporter,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<ExporterThread, OtlpError> {
+        let thread = std::thread::Builder::new()
+            .name(format!("memkv-{}", exporter.name().replace('_', "-")))
+            .spawn(run)
+            .map_err(OtlpError::Thread)?;
+        Ok(ExporterThread(Mutex::new(Some(thread))))
+    }
+
+    /// Waits for its end; gives up at the deadline.
+    fn join(&self, deadline: Instant) {
+        let Some(thread) = self.0.lock().take() else {
+            return;
+        };
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if thread.is_finished() {
+            _ = thread.join();
         }
     }
 }
@@ -127,7 +158,7 @@ impl ExportCounts {
 /// A bounded queue with a thread that empties it.
 pub(crate) struct Worker<T> {
     queue: Mutex<Option<SyncSender<T>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: ExporterThread,
     exporter: Exporter,
     counts: Arc<ExportCounts>,
 }
@@ -141,13 +172,11 @@ impl<T: Send + 'static> Worker<T> {
     ) -> Result<Worker<T>, OtlpError> {
         let (sender, receiver) = sync_channel(QUEUE_ITEMS);
         let its_counts = Arc::clone(&counts);
-        let thread = std::thread::Builder::new()
-            .name(format!("memkv-{}", exporter.name().replace('_', "-")))
-            .spawn(move || drain(&receiver, exporter, &its_counts, &runtime, send))
-            .map_err(OtlpError::Thread)?;
-        let (queue, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
+        let thread = ExporterThread::start(exporter, move || {
+            drain(&receiver, exporter, &its_counts, &runtime, send);
+        })?;
         Ok(Worker {
-            queue,
+            queue: Mutex::new(Some(sender)),
             thread,
             exporter,
             counts,
@@ -166,18 +195,14 @@ impl<T: Send + 'static> Worker<T> {
         }
     }
 
-    /// Sends what is queued; gives up at the deadline.
-    pub(crate) fn shutdown(&self, deadline: Instant) {
+    /// Takes nothing more; what is queued is still sent.
+    pub(crate) fn close(&self) {
         drop(self.queue.lock().take());
-        let Some(thread) = self.thread.lock().take() else {
-            return;
-        };
-        while !thread.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if thread.is_finished() {
-            _ = thread.join();
-        }
+    }
+
+    /// Waits until it is sent; gives up at the deadline.
+    pub(crate) fn join(&self, deadline: Instant) {
+        self.thread.join(deadline);
     }
 }
 
@@ -204,6 +229,9 @@ fn drain<T>(
         }
     }
 }
+
+pub(crate) use metrics::MetricShape;
+pub(crate) use push::MetricWorker;
 
 fn runtime() -> Result<Runtime, OtlpError> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
