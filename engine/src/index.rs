@@ -13,19 +13,28 @@
 //! Lookups take no lock; changes take their shard's. Growth adds one bucket at a time, so no
 //! change ever takes long. Nothing here waits, and iteration order means nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
+#[expect(
+    unsafe_code,
+    reason = "hands out buckets of a mapping; see the module docs"
+)]
+mod arena;
 mod hash;
 #[expect(unsafe_code, reason = "prefetches bucket lines; see the module docs")]
 mod prefetch;
 mod shard;
+mod slot;
 #[cfg(test)]
 mod tests;
 
+use arena::Arena;
 pub use hash::{KeyHash, KeyHasher, StoreKey};
-use shard::{MOVES_MASK, Next, Shard, Tag, Words};
+use shard::Shard;
+use slot::{Tag, Words};
 
 /// Shards at most.
 const SHARDS_MAX: usize = 1 << 10;
@@ -70,7 +79,7 @@ impl Location {
             usize::from(self.drive_idx) < Self::DRIVES_MAX
                 && (self.segment_idx as usize) < Self::SEGMENTS_MAX
                 && (self.offset as usize) < Self::OFFSET_MAX
-                && self.offset % 16 == 0
+                && self.offset.is_multiple_of(16)
                 && self.kind < 16,
             "no slot can hold {self:?}"
         );
@@ -154,6 +163,7 @@ struct Sweep {
 #[derive(Debug)]
 pub struct Index {
     shards: Box<[Shard]>,
+    arena: Arc<Arena>,
     shard_bits: u32,
     generations: Vec<Box<[AtomicU8]>>,
     segment_count: usize,
@@ -161,7 +171,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// An empty index; about 28 KiB per shard.
+    /// An empty index; 18 KiB per shard.
     ///
     /// # Panics
     /// If there are more drives or segments than a [`Location`] can name.
@@ -184,8 +194,10 @@ impl Index {
             .iter()
             .map(|count| vec![0; *count])
             .collect();
+        let arena = Arc::new(Arena::default());
         Self {
-            shards: (0..shards).map(|_| Shard::new()).collect(),
+            shards: (0..shards).map(|_| Shard::new(&arena)).collect(),
+            arena,
             shard_bits: shards.ilog2(),
             generations: config.segments.iter().map(zeroes).collect(),
             segment_count: config.segments.iter().sum(),
@@ -209,7 +221,7 @@ impl Index {
     /// Bytes of RAM.
     pub fn bytes(&self) -> usize {
         let sweep = self.segment_count * (size_of::<AtomicU8>() + size_of::<u8>());
-        self.shards.iter().map(Shard::bytes).sum::<usize>() + sweep
+        self.shards.iter().map(Shard::bytes).sum::<usize>() + self.arena.bytes() + sweep
     }
 
     #[inline]
@@ -237,15 +249,14 @@ impl Index {
     }
 
     #[inline]
-    fn read(&self, shard: &Shard, tag: Tag) -> Option<Location> {
-        let words = shard.get(tag)?;
+    fn checked(&self, words: Words) -> Option<Location> {
         self.live(words.location).then(|| words.unpack())
     }
 
     /// Looks one key up: one or two cache misses, no lock.
     pub fn get(&self, hash: KeyHash) -> Option<Location> {
         let (shard, tag) = self.locate(hash);
-        self.read(shard, tag)
+        self.checked(shard.get(tag)?)
     }
 
     /// Looks many up; the misses of a batch overlap.
@@ -260,10 +271,25 @@ impl Index {
         for (hashes, out) in batches {
             for hash in hashes {
                 let (shard, tag) = self.locate(*hash);
-                shard.prefetch(tag);
+                shard.prefetch_first(tag);
             }
-            for (hash, out) in hashes.iter().zip(out) {
-                *out = self.get(*hash);
+            // Four of five keys are in their first bucket; the others' second one is on its way
+            // while the rest of the batch is looked at.
+            let mut open = 0u32;
+            for (at, (hash, out)) in hashes.iter().zip(&mut *out).enumerate() {
+                let (shard, tag) = self.locate(*hash);
+                match shard.get_first(tag) {
+                    Some(words) => *out = self.checked(words),
+                    None => {
+                        shard.prefetch_second(tag);
+                        open |= 1 << at;
+                    }
+                }
+            }
+            while open > 0 {
+                let at = open.trailing_zeros() as usize;
+                out[at] = self.get(hashes[at]);
+                open &= open - 1;
             }
         }
     }
@@ -275,13 +301,13 @@ impl Index {
     /// If a field of the location exceeds its bits.
     pub fn put(&self, hash: KeyHash, location: Location, condition: If) -> Change {
         let (shard, tag) = self.locate(hash);
-        shard.change(tag, Some(&location), condition, &|word| self.live(word))
+        shard.change(tag, Some(&location), condition, |word| self.live(word))
     }
 
     /// Removes an entry, where the condition holds.
     pub fn remove(&self, hash: KeyHash, condition: If) -> Change {
         let (shard, tag) = self.locate(hash);
-        shard.change(tag, None, condition, &|word| self.live(word))
+        shard.change(tag, None, condition, |word| self.live(word))
     }
 
     /// As [`Index::put`] for an entry from a checkpoint.
@@ -316,6 +342,7 @@ impl Index {
         let segment = self.segment(drive_idx, segment_idx);
         let generation = segment.load(Ordering::Relaxed).wrapping_add(1);
         segment.store(generation, Ordering::Relaxed);
+        self.shards.iter().for_each(Shard::entries_died);
         let reclaims = &mut sweep.reclaims[usize::from(drive_idx)][segment_idx as usize];
         *reclaims += 1;
         let buckets = self
@@ -337,7 +364,7 @@ impl Index {
         for _ in 0..quota {
             let shard = &self.shards[sweep.shard_idx];
             if sweep.bucket_idx < shard.bucket_count() {
-                shard.sweep(sweep.bucket_idx, &|word| self.live(word));
+                shard.sweep(sweep.bucket_idx, |word| self.live(word));
                 sweep.bucket_idx += 1;
                 continue;
             }
@@ -356,31 +383,30 @@ impl Index {
 
     /// Appends live entries to `out` from a cursor on, until at least `limit` came; `None` at the
     /// end. An entry that is there all the time comes at least once, however much changes
-    /// meanwhile; it may come twice.
+    /// meanwhile; it comes twice only where the table grew between. Visits each bucket once, those
+    /// that growth adds meanwhile too, so writers can't keep a scan from its end; holds a shard's
+    /// lock for one bucket at a time.
     pub fn scan(&self, cursor: Cursor, limit: usize, out: &mut Vec<Entry>) -> Option<Cursor> {
         let mut at = Position::of(cursor);
         let end = out.len().saturating_add(limit.max(1));
         while out.len() < end {
             let shard = self.shards.get(at.shard_idx)?;
-            if at.bucket_idx == 0 {
-                at.moves = shard.moves();
-            }
             let shard_idx = at.shard_idx;
-            let mut visit = |words: Words| {
+            let more = shard.scan(at.bucket_idx, |words| {
                 if self.live(words.location) {
                     out.push(self.entry(shard_idx, words));
                 }
+            });
+            at = match more {
+                true => Position {
+                    shard_idx,
+                    bucket_idx: at.bucket_idx + 1,
+                },
+                false => Position {
+                    shard_idx: shard_idx + 1,
+                    bucket_idx: 0,
+                },
             };
-            match shard.scan(at.bucket_idx, at.moves, &mut visit) {
-                Next::Bucket(bucket_idx) => at.bucket_idx = bucket_idx,
-                Next::Again => at.bucket_idx = 0,
-                Next::Shard => {
-                    at = Position {
-                        shard_idx: shard_idx + 1,
-                        ..Position::default()
-                    }
-                }
-            }
         }
         (at.shard_idx < self.shards.len()).then(|| at.cursor())
     }
@@ -405,25 +431,22 @@ impl KeyHash {
     }
 }
 
-/// A cursor's parts: moves 24 bits, shard 12, bucket 28.
+/// A cursor's parts: shard 32 bits, bucket 32.
 #[derive(Clone, Copy, Debug, Default)]
 struct Position {
     shard_idx: usize,
     bucket_idx: u32,
-    moves: u32,
 }
 
 impl Position {
     fn of(cursor: Cursor) -> Self {
         Self {
-            moves: (cursor.0 >> 40) as u32,
-            shard_idx: (cursor.0 >> 28) as usize & 0xFFF,
-            bucket_idx: cursor.0 as u32 & ((1 << 28) - 1),
+            shard_idx: (cursor.0 >> 32) as usize,
+            bucket_idx: cursor.0 as u32,
         }
     }
 
     fn cursor(self) -> Cursor {
-        let moves = u64::from(self.moves & MOVES_MASK);
-        Cursor(moves << 40 | (self.shard_idx as u64) << 28 | u64::from(self.bucket_idx))
+        Cursor((self.shard_idx as u64) << 32 | u64::from(self.bucket_idx))
     }
 }

@@ -35,6 +35,8 @@ pub enum PagePolicy {
     Prefer,
     /// Fail where too few 2 MiB pages are reserved (`direct` mode and RDMA).
     Require,
+    /// Take transparent huge pages where the kernel gives them, and no reserved ones.
+    Transparent,
     /// Never ask for huge pages of any kind.
     Plain,
 }
@@ -156,11 +158,12 @@ impl Mapping {
         mapping
             .advise(libc::MADV_DONTFORK)
             .map_err(|source| MapError::DontFork { bytes, source })?;
-        if degraded.is_some() {
+        if degraded.is_some() || config.pages == PagePolicy::Transparent {
             match mapping.transparent() {
                 Ok(()) => mapping.finding.pages = PageKind::Transparent,
                 Err(why) => {
-                    degraded = degraded.map(|first| format!("{first}; transparent: {why}"));
+                    let first = degraded.map(|first| first + "; ").unwrap_or_default();
+                    degraded = Some(format!("{first}transparent: {why}"));
                 }
             }
         }
@@ -316,7 +319,7 @@ fn map(bytes: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
 }
 
 fn map_huge(bytes: usize, config: &MappingConfig) -> io::Result<Option<NonNull<u8>>> {
-    if config.pages == PagePolicy::Plain {
+    if matches!(config.pages, PagePolicy::Plain | PagePolicy::Transparent) {
         return Ok(None);
     }
     map(bytes, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB).map(Some)

@@ -6,189 +6,83 @@
 //!
 //! Linear hashing gives the addresses: with N buckets a hash falls on its low bits, one bit
 //! fewer where that is not below N yet. Each key has two such addresses, and sits in either, so
-//! buckets fill to 88 % and more before one overflows; growing by bucket N touches nothing but
-//! the slots of the one bucket that it splits. Buckets lie in chunks that never move, so a
-//! lookup needs no lock: it reads between two equal, even values of a sequence number, which a
-//! writer (one at a time, by the mutex) makes odd while it works.
+//! buckets fill to 84 % while hardly an insertion moves another entry; growing by bucket N
+//! touches nothing but the slots of the one bucket that it splits. Before a shard grows it looks
+//! for dead entries, so a store that only replaces values doesn't.
+//!
+//! Writers take turns by a mutex. Lookups need no lock: they read between two equal, even values
+//! of a sequence number, which a writer makes odd around its stores, and only around those.
+//!
+//! A scan goes by *first* buckets: it visits, under the mutex, all entries whose first bucket is
+//! the next in turn, in whichever of their places they are. Moves don't change a first bucket,
+//! and a split changes it to a higher one, so one pass is enough whatever writers do.
 
-use std::collections::VecDeque;
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::arena::{Arena, TABLE_BUCKETS_MAX, Table};
 use super::prefetch::prefetch;
+use super::slot::{BUCKET_SLOTS, Bucket, OFFSETS, Slot, Tag, Words, wide_mask};
 use super::{Change, If, Location};
 
-const BUCKET_SLOTS: usize = 4;
-const CHUNK_BUCKETS: usize = 256;
-const SPAN_CHUNKS: usize = 512;
-const SPANS_MAX: usize = 256;
-/// Most buckets of a shard: 117 M keys at 87 %.
-const BUCKETS_MAX: u32 = (SPANS_MAX * SPAN_CHUNKS * CHUNK_BUCKETS) as u32;
 const BUCKETS_MIN: u32 = 16;
-/// A shard grows above this share of used slots.
-const LOAD_PERCENT_MAX: usize = 88;
+/// A shard grows above this share of used slots: 19 bytes per key.
+const LOAD_PERCENT_MAX: usize = 84;
 /// Entries that found no place; growth takes them in.
 const STASH_SLOTS: usize = 16;
 /// Buckets that an insertion looks through for a place to move another entry to.
 const SEARCH_BUCKETS_MAX: usize = 64;
+/// Buckets that are searched for dead entries before another one is added.
+const DEAD_SEARCH_BUCKETS: u32 = 16;
 /// Tries of a lock-free read before it takes the lock.
 const READ_TRIES: usize = 64;
 
-/// Tag (never 0) in the upper 56 bits, the caller's hint in the lower 8.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tag(pub(super) u64);
-
-impl Tag {
-    fn of(word: u64) -> Self {
-        Self(word >> 8)
-    }
-
-    fn hashes(self) -> (u32, u32) {
-        (
-            self.0 as u32,
-            (self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32,
-        )
-    }
-
-    /// Its two buckets of `count`.
-    fn buckets(self, count: u32) -> (u32, u32) {
-        let (first, second) = self.hashes();
-        (address(first, count), address(second, count))
-    }
-}
-
-fn address(hash: u32, count: u32) -> u32 {
-    let mask = count.next_power_of_two() - 1;
-    let wide = hash & mask;
-    if wide < count {
-        wide
-    } else {
-        hash & (mask >> 1)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    location: AtomicU64,
-    /// Tag and hint; 0 in an empty slot.
-    tag: AtomicU64,
-}
-
-/// A slot's two words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Words {
-    pub(super) location: u64,
-    tag: u64,
-}
-
-impl Words {
-    pub(super) fn new(tag: Tag, location: &Location) -> Self {
-        let (word, hint) = location.pack();
-        Self {
-            location: word,
-            tag: tag.0 << 8 | u64::from(hint),
-        }
-    }
-
-    pub(super) fn tag(&self) -> Tag {
-        Tag::of(self.tag)
-    }
-
-    pub(super) fn unpack(&self) -> Location {
-        Location::unpack(self.location, self.tag as u8)
-    }
-}
-
-impl Slot {
-    fn load(&self) -> Words {
-        Words {
-            location: self.location.load(Ordering::Relaxed),
-            tag: self.tag.load(Ordering::Relaxed),
-        }
-    }
-
-    fn store(&self, words: Words) {
-        self.location.store(words.location, Ordering::Relaxed);
-        self.tag.store(words.tag, Ordering::Relaxed);
-    }
-
-    fn clear(&self) {
-        self.store(Words {
-            location: 0,
-            tag: 0,
-        });
-    }
-
-    fn is_empty(&self) -> bool {
-        self.tag.load(Ordering::Relaxed) == 0
-    }
-}
-
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Bucket {
-    slots: [Slot; BUCKET_SLOTS],
-}
-
-type Chunk = Box<[Bucket]>;
-type Span = Box<[OnceLock<Chunk>]>;
-
-/// Entries that moved to a place that a scan may have passed.
-#[derive(Debug, Default)]
-struct Moves {
-    tags: VecDeque<Tag>,
-    /// How many there ever were.
-    count: u64,
-}
-
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Shard {
     sequence: AtomicU64,
     bucket_count: AtomicU32,
     stash_count: AtomicU32,
+    table: Table,
     entry_count: AtomicUsize,
-    spans: Box<[OnceLock<Span>]>,
+    /// Buckets that were not searched since entries died last.
+    dead_search_left: AtomicU32,
+    writer: Mutex<Writer>,
     stash: [Slot; STASH_SLOTS],
-    moves: Mutex<Moves>,
 }
 
-/// The right to change a shard; readers retry while it is held.
-struct Writing<'a> {
-    shard: &'a Shard,
-    moves: MutexGuard<'a, Moves>,
+/// What only the thread that changes a shard knows.
+#[derive(Debug, Default)]
+struct Writer {
+    /// The bucket where the search for dead entries goes on.
+    dead_search: u32,
 }
 
-impl<'a> Writing<'a> {
-    fn new(shard: &'a Shard) -> Self {
-        let moves = shard.moves.lock();
-        let sequence = shard.sequence.load(Ordering::Relaxed);
-        shard.sequence.store(sequence + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        Self { shard, moves }
-    }
-}
+/// Readers retry while this is there.
+struct Storing<'a>(&'a AtomicU64);
 
-impl Drop for Writing<'_> {
+impl Drop for Storing<'_> {
     fn drop(&mut self) {
-        let sequence = self.shard.sequence.load(Ordering::Relaxed);
-        self.shard.sequence.store(sequence + 1, Ordering::Release);
+        let sequence = self.0.load(Ordering::Relaxed);
+        self.0.store(sequence + 1, Ordering::Release);
     }
 }
 
 impl Shard {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(arena: &Arc<Arena>) -> Self {
         let shard = Self {
             sequence: AtomicU64::new(0),
             bucket_count: AtomicU32::new(BUCKETS_MIN),
             stash_count: AtomicU32::new(0),
+            table: Table::new(Arc::clone(arena)),
             entry_count: AtomicUsize::new(0),
-            spans: (0..SPANS_MAX).map(|_| OnceLock::new()).collect(),
+            dead_search_left: AtomicU32::new(0),
+            writer: Mutex::default(),
             stash: Default::default(),
-            moves: Mutex::default(),
         };
-        shard.make_chunk(0);
+        shard.table.make(0);
         shard
     }
 
@@ -196,47 +90,51 @@ impl Shard {
         self.entry_count.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(super) fn bucket_count(&self) -> u32 {
         self.bucket_count.load(Ordering::Acquire)
     }
 
-    /// Bytes of RAM, with what is allocated ahead.
+    /// Bytes of RAM beside the arena's.
     pub(super) fn bytes(&self) -> usize {
-        let chunks = (self.bucket_count() as usize).div_ceil(CHUNK_BUCKETS);
-        let spans = chunks.div_ceil(SPAN_CHUNKS);
-        size_of::<Self>()
-            + SPANS_MAX * size_of::<OnceLock<Span>>()
-            + spans * SPAN_CHUNKS * size_of::<OnceLock<Chunk>>()
-            + chunks * CHUNK_BUCKETS * size_of::<Bucket>()
-            + self.moves.lock().tags.capacity() * size_of::<Tag>()
-    }
-
-    fn make_chunk(&self, bucket_idx: u32) {
-        let chunk_idx = bucket_idx as usize / CHUNK_BUCKETS;
-        let span = self.spans[chunk_idx / SPAN_CHUNKS]
-            .get_or_init(|| (0..SPAN_CHUNKS).map(|_| OnceLock::new()).collect());
-        span[chunk_idx % SPAN_CHUNKS]
-            .get_or_init(|| (0..CHUNK_BUCKETS).map(|_| Bucket::default()).collect());
+        size_of::<Self>() + self.table.bytes()
     }
 
     #[inline]
-    fn bucket(&self, idx: u32) -> &Bucket {
-        let chunk_idx = idx as usize / CHUNK_BUCKETS;
-        let span = self.spans[chunk_idx / SPAN_CHUNKS]
-            .get()
-            .expect("made before the count rose");
-        let chunk = span[chunk_idx % SPAN_CHUNKS]
-            .get()
-            .expect("made before the count rose");
-        &chunk[idx as usize % CHUNK_BUCKETS]
+    fn slots(&self, bucket: u32) -> &[Slot; BUCKET_SLOTS] {
+        &self.table.bucket(bucket).slots
     }
 
-    /// Brings the buckets of a tag into the cache.
+    /// The right to store, of a thread that holds the mutex.
+    fn storing(&self, _writer: &MutexGuard<'_, Writer>) -> Storing<'_> {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        self.sequence.store(sequence + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        Storing(&self.sequence)
+    }
+
+    /// Brings a tag's first bucket into the cache, where most are.
     #[inline]
-    pub(super) fn prefetch(&self, tag: Tag) {
-        let (first, second) = tag.buckets(self.bucket_count());
-        prefetch(self.bucket(first));
-        prefetch(self.bucket(second));
+    pub(super) fn prefetch_first(&self, tag: Tag) {
+        prefetch::<Bucket>(self.table.bucket(tag.first(self.bucket_count())));
+    }
+
+    /// Brings a tag's second bucket into the cache.
+    #[inline]
+    pub(super) fn prefetch_second(&self, tag: Tag) {
+        prefetch::<Bucket>(self.table.bucket(tag.second(self.bucket_count())));
+    }
+
+    /// Looks a tag up in its first bucket alone: what it finds is there, what it doesn't find
+    /// may be elsewhere.
+    #[inline]
+    pub(super) fn get_first(&self, tag: Tag) -> Option<Words> {
+        let sequence = self.sequence.load(Ordering::Acquire);
+        let slots = self.slots(tag.first(self.bucket_count()));
+        let found = find_in(slots, tag).map(Slot::load)?;
+        fence(Ordering::Acquire);
+        let same = self.sequence.load(Ordering::Relaxed) == sequence && sequence & 1 == 0;
+        same.then_some(found)
     }
 
     /// Looks a tag up, without a lock unless writers keep interfering.
@@ -245,7 +143,7 @@ impl Shard {
         for _ in 0..READ_TRIES {
             let sequence = self.sequence.load(Ordering::Acquire);
             if sequence & 1 == 0 {
-                let found = self.find(tag).map(|(_, words)| words);
+                let found = self.find(tag).map(Slot::load);
                 fence(Ordering::Acquire);
                 if self.sequence.load(Ordering::Relaxed) == sequence {
                     return found;
@@ -253,27 +151,21 @@ impl Shard {
             }
             std::hint::spin_loop();
         }
-        let _lock = self.moves.lock();
-        self.find(tag).map(|(_, words)| words)
+        let _lock = self.writer.lock();
+        self.find(tag).map(Slot::load)
     }
 
     #[inline]
-    fn find(&self, tag: Tag) -> Option<(&Slot, Words)> {
-        let (first, second) = tag.buckets(self.bucket_count());
-        self.find_in(&self.bucket(first).slots, tag)
-            .or_else(|| self.find_in(&self.bucket(second).slots, tag))
+    fn find(&self, tag: Tag) -> Option<&Slot> {
+        let count = self.bucket_count();
+        let second = self.slots(tag.second(count));
+        prefetch(second);
+        find_in(self.slots(tag.first(count)), tag)
+            .or_else(|| find_in(second, tag))
             .or_else(|| match self.stash_count.load(Ordering::Relaxed) {
                 0 => None,
-                _ => self.find_in(&self.stash, tag),
+                _ => find_in(&self.stash, tag),
             })
-    }
-
-    #[inline]
-    fn find_in<'a>(&self, slots: &'a [Slot], tag: Tag) -> Option<(&'a Slot, Words)> {
-        let slot = slots
-            .iter()
-            .find(|slot| slot.tag.load(Ordering::Relaxed) >> 8 == tag.0)?;
-        Some((slot, slot.load()))
     }
 
     /// Puts (`Some`) or removes (`None`) an entry where the condition holds. `live` tells
@@ -283,13 +175,14 @@ impl Shard {
         tag: Tag,
         location: Option<&Location>,
         condition: If,
-        live: &dyn Fn(u64) -> bool,
+        live: impl Fn(u64) -> bool + Copy,
     ) -> Change {
-        let mut writing = Writing::new(self);
+        self.prefetch_first(tag);
+        self.prefetch_second(tag);
+        let words = location.map(|location| Words::new(tag, location));
+        let mut writer = self.writer.lock();
         let found = self.find(tag);
-        let before = found
-            .filter(|(_, words)| live(words.location))
-            .map(|(_, words)| words);
+        let before = found.map(Slot::load).filter(|words| live(words.location));
         let before = before.map(|words| words.unpack());
         let holds = match condition {
             If::Always => true,
@@ -299,16 +192,20 @@ impl Shard {
         if !holds {
             return Change::Refused(before);
         }
-        match (found, location) {
-            (Some((slot, _)), Some(location)) => slot.store(Words::new(tag, location)),
-            (Some((slot, _)), None) => self.clear(slot),
-            (None, Some(location)) => self.insert(Words::new(tag, location), live, &mut writing),
+        match (found, words) {
+            (Some(slot), Some(words)) => {
+                let _storing = self.storing(&writer);
+                slot.store(words);
+            }
+            (Some(slot), None) => self.clear(slot, &writer),
+            (None, Some(words)) => self.insert(words, live, &mut writer),
             (None, None) => {}
         }
         Change::Done(before)
     }
 
-    fn clear(&self, slot: &Slot) {
+    fn clear(&self, slot: &Slot, writer: &MutexGuard<'_, Writer>) {
+        let _storing = self.storing(writer);
         slot.clear();
         self.entry_count.fetch_sub(1, Ordering::Relaxed);
         if self
@@ -320,215 +217,275 @@ impl Shard {
         }
     }
 
-    fn insert(&self, words: Words, live: &dyn Fn(u64) -> bool, writing: &mut Writing<'_>) {
+    fn insert(
+        &self,
+        words: Words,
+        live: impl Fn(u64) -> bool + Copy,
+        writer: &mut MutexGuard<'_, Writer>,
+    ) {
         let used = self.entry_count.load(Ordering::Relaxed) + 1;
-        if used * 100 > self.bucket_count() as usize * BUCKET_SLOTS * LOAD_PERCENT_MAX {
-            self.grow(live, writing);
+        let slots = self.bucket_count() as usize * BUCKET_SLOTS;
+        if used * 100 > slots * LOAD_PERCENT_MAX && self.clear_dead(live, writer) == 0 {
+            self.grow(live, writer);
         }
-        while !self.place(words, live, writing) && !self.put_in_stash(words) {
+        while !self.place(words, live, writer) && !self.put_in_stash(words, writer) {
             assert!(
-                self.grow(live, writing),
+                self.grow(live, writer),
                 "an index shard of {used} entries is full"
             );
         }
         self.entry_count.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn put_in_stash(&self, words: Words) -> bool {
+    fn put_in_stash(&self, words: Words, writer: &MutexGuard<'_, Writer>) -> bool {
         let Some(slot) = self.stash.iter().find(|slot| slot.is_empty()) else {
             return false;
         };
+        let _storing = self.storing(writer);
         slot.store(words);
         self.stash_count.fetch_add(1, Ordering::Relaxed);
         true
     }
 
-    /// Clears a bucket's dead entries and gives a free slot, if there is one then.
-    fn free_slot(&self, bucket: u32, live: &dyn Fn(u64) -> bool) -> Option<&Slot> {
-        let slots = &self.bucket(bucket).slots;
-        slots.iter().find(|slot| slot.is_empty()).or_else(|| {
-            let dead = slots.iter().find(|slot| !live(slot.load().location))?;
-            self.clear(dead);
-            Some(dead)
-        })
+    /// Clears the dead entries of the next few buckets in turn; how many there were.
+    fn clear_dead(
+        &self,
+        live: impl Fn(u64) -> bool + Copy,
+        writer: &mut MutexGuard<'_, Writer>,
+    ) -> usize {
+        let left = self.dead_search_left.load(Ordering::Relaxed);
+        let searched = left.min(DEAD_SEARCH_BUCKETS);
+        // Where more died meanwhile, the search goes round once more.
+        let (from, to) = (left, left - searched);
+        let order = Ordering::Relaxed;
+        let _ = self
+            .dead_search_left
+            .compare_exchange(from, to, order, order);
+        let mut cleared = 0;
+        for _ in 0..searched {
+            let bucket = writer.dead_search % self.bucket_count();
+            writer.dead_search = bucket + 1;
+            cleared += self.clear_dead_in(self.slots(bucket), live, writer);
+        }
+        cleared
+    }
+
+    /// Some entries died: it pays to search for them.
+    pub(super) fn entries_died(&self) {
+        self.dead_search_left
+            .store(self.bucket_count(), Ordering::Relaxed);
+    }
+
+    fn clear_dead_in(
+        &self,
+        slots: &[Slot],
+        live: impl Fn(u64) -> bool,
+        writer: &MutexGuard<'_, Writer>,
+    ) -> usize {
+        let dead = slots
+            .iter()
+            .filter(|slot| !slot.is_empty() && !live(slot.load().location));
+        dead.map(|slot| self.clear(slot, writer)).count()
     }
 
     /// Puts a new entry into one of its two buckets, moving others to theirs where that makes
     /// room: breadth first, so that as few as possible move.
-    fn place(&self, words: Words, live: &dyn Fn(u64) -> bool, writing: &mut Writing<'_>) -> bool {
+    fn place(
+        &self,
+        words: Words,
+        live: impl Fn(u64) -> bool + Copy,
+        writer: &MutexGuard<'_, Writer>,
+    ) -> bool {
         let count = self.bucket_count();
-        let (first, second) = words.tag().buckets(count);
-        // (bucket, where in this list the bucket is from which an entry would move here)
-        let mut search = [(0u32, 0u8); SEARCH_BUCKETS_MAX];
-        search[0] = (first, 0);
-        search[1] = (second, 1);
-        let mut search_len = 2;
-        let mut at = 0;
-        while at < search_len {
-            let bucket = search[at].0;
-            if let Some(slot) = self.free_slot(bucket, live) {
-                self.shift(&search, at, slot, words, count, writing);
+        let homes = [words.tag().first(count), words.tag().second(count)];
+        for home in homes {
+            if let Some(slot) = free_slot(self.slots(home)) {
+                let _storing = self.storing(writer);
+                slot.store(words);
                 return true;
             }
-            for slot in &self.bucket(bucket).slots {
-                let other = other_bucket(slot.load().tag(), bucket, count);
-                let known = search[..search_len]
-                    .iter()
-                    .any(|(known, _)| *known == other);
-                if !known && search_len < SEARCH_BUCKETS_MAX {
-                    search[search_len] = (other, at as u8);
-                    search_len += 1;
+        }
+        for home in homes {
+            if self.clear_dead_in(self.slots(home), live, writer) > 0 {
+                return self.place(words, live, writer);
+            }
+        }
+        self.make_room(homes, count)
+            .map(|path| self.shift(&path, words, count, writer))
+            .is_some()
+    }
+
+    /// Finds the shortest path from a full bucket of `homes` to one with a free slot, along
+    /// buckets whose entries have the next one as their other.
+    fn make_room(&self, homes: [u32; 2], count: u32) -> Option<Path> {
+        let mut path = Path {
+            buckets: [0; SEARCH_BUCKETS_MAX],
+            from: [0; SEARCH_BUCKETS_MAX],
+            end: 0,
+        };
+        path.buckets[..2].copy_from_slice(&homes);
+        let (mut at, mut len) = (0, 2);
+        for home in homes {
+            for slot in self.slots(home) {
+                prefetch::<Bucket>(self.table.bucket(slot.load().tag().other(home, count)));
+            }
+        }
+        while at < len {
+            let bucket = path.buckets[at];
+            #[cfg(test)]
+            SEARCHED.set(SEARCHED.get() + 1);
+            for slot in self.slots(bucket) {
+                let other = slot.load().tag().other(bucket, count);
+                if len == SEARCH_BUCKETS_MAX {
+                    return None;
                 }
+                if path.buckets[..len].contains(&other) {
+                    continue;
+                }
+                (path.buckets[len], path.from[len]) = (other, at as u8);
+                if free_slot(self.slots(other)).is_some() {
+                    path.end = len;
+                    return Some(path);
+                }
+                len += 1;
             }
             at += 1;
         }
-        false
+        None
     }
 
-    /// Moves entries along the path that ends at `search[at]` with a free slot, and puts the new
-    /// one where that leaves a hole.
-    fn shift<'a>(
-        &'a self,
-        search: &[(u32, u8); SEARCH_BUCKETS_MAX],
-        mut at: usize,
-        mut free: &'a Slot,
-        words: Words,
-        count: u32,
-        writing: &mut Writing<'_>,
-    ) {
+    /// Moves entries along a path, from its end on, and puts the new one where that leaves a
+    /// hole.
+    fn shift(&self, path: &Path, words: Words, count: u32, writer: &MutexGuard<'_, Writer>) {
+        let mut at = path.end;
+        let mut free = free_slot(self.slots(path.buckets[at])).expect("the search ended here");
+        let _storing = self.storing(writer);
         while at >= 2 {
-            let (target, from) = search[at];
-            let source = search[usize::from(from)].0;
-            let slots = &self.bucket(source).slots;
+            let (target, from) = (path.buckets[at], usize::from(path.from[at]));
+            let source = path.buckets[from];
+            let mut slots = self.slots(source).iter();
             let moving = slots
-                .iter()
-                .find(|slot| other_bucket(slot.load().tag(), source, count) == target)
+                .find(|slot| slot.load().tag().other(source, count) == target)
                 .expect("the search came along here");
             free.store(moving.load());
-            if target < source {
-                self.note_move(moving.load().tag(), writing);
-            }
             moving.clear();
-            (free, at) = (moving, usize::from(from));
+            (free, at) = (moving, from);
         }
         free.store(words);
     }
 
-    fn note_move(&self, tag: Tag, writing: &mut Writing<'_>) {
-        // 8 bytes per 4 buckets of 64: 3 % of the table.
-        let moves_max = (self.bucket_count() as usize / 4).max(1024);
-        let moves = &mut *writing.moves;
-        if moves.tags.len() >= moves_max {
-            moves.tags.pop_front();
-        }
-        moves.tags.push_back(tag);
-        moves.count += 1;
-    }
-
     /// Adds one bucket; false at the limit.
-    fn grow(&self, live: &dyn Fn(u64) -> bool, writing: &mut Writing<'_>) -> bool {
+    fn grow(&self, live: impl Fn(u64) -> bool + Copy, writer: &mut MutexGuard<'_, Writer>) -> bool {
         let target = self.bucket_count();
-        if target >= BUCKETS_MAX {
+        if target >= TABLE_BUCKETS_MAX {
             return false;
         }
-        let source = target ^ (1 << target.ilog2());
-        self.make_chunk(target);
-        // Release: who sees the count sees the chunk.
-        self.bucket_count.store(target + 1, Ordering::Release);
-        let mut free = self.bucket(target).slots.iter();
-        for slot in &self.bucket(source).slots {
-            let words = slot.load();
-            if slot.is_empty() {
-                continue;
-            }
-            let (first, second) = words.tag().buckets(target + 1);
-            if !live(words.location) {
-                self.clear(slot);
-            } else if first != source && second != source {
-                free.next()
-                    .expect("a bucket holds what another one held")
-                    .store(words);
-                slot.clear();
+        let source = self.slots(target ^ (1 << target.ilog2()));
+        let source_idx = target ^ (1 << target.ilog2());
+        self.table.make(target);
+        self.clear_dead_in(source, live, writer);
+        {
+            let _storing = self.storing(writer);
+            // Release: who sees the count sees the chunk.
+            self.bucket_count.store(target + 1, Ordering::Release);
+            let mut free = self.slots(target).iter();
+            for slot in source.iter().filter(|slot| !slot.is_empty()) {
+                let words = slot.load();
+                let (first, second) = (
+                    words.tag().first(target + 1),
+                    words.tag().second(target + 1),
+                );
+                if first != source_idx && second != source_idx {
+                    free.next()
+                        .expect("a bucket holds what another one held")
+                        .store(words);
+                    slot.clear();
+                }
             }
         }
-        self.drain_stash(live, writing);
+        // The next one to be split, long before that.
+        let next = (target + 1) ^ (1 << (target + 1).ilog2());
+        prefetch::<Bucket>(self.table.bucket(next));
+        if self.stash_count.load(Ordering::Relaxed) > 0 {
+            self.drain_stash(live, writer);
+        }
         true
     }
 
-    fn drain_stash(&self, live: &dyn Fn(u64) -> bool, writing: &mut Writing<'_>) {
+    fn drain_stash(&self, live: impl Fn(u64) -> bool + Copy, writer: &MutexGuard<'_, Writer>) {
+        self.clear_dead_in(&self.stash, live, writer);
         for slot in self.stash.iter().filter(|slot| !slot.is_empty()) {
-            let words = slot.load();
-            if !live(words.location) {
-                self.clear(slot);
-                continue;
-            }
-            if self.place(words, live, writing) {
+            // Twice there for a moment, and both times the same.
+            if self.place(slot.load(), live, writer) {
+                let _storing = self.storing(writer);
                 slot.clear();
                 self.stash_count.fetch_sub(1, Ordering::Relaxed);
-                self.note_move(words.tag(), writing);
             }
         }
     }
 
     /// Clears the dead entries of a bucket; the stash counts as part of bucket 0.
-    pub(super) fn sweep(&self, bucket: u32, live: &dyn Fn(u64) -> bool) -> usize {
-        let _writing = Writing::new(self);
-        let stash: &[Slot] = if bucket == 0 { &self.stash } else { &[] };
-        let slots = self.bucket(bucket).slots.iter().chain(stash);
-        let dead = slots.filter(|slot| !slot.is_empty() && !live(slot.load().location));
-        dead.map(|slot| self.clear(slot)).count()
+    pub(super) fn sweep(&self, bucket: u32, live: impl Fn(u64) -> bool + Copy) -> usize {
+        let writer = self.writer.lock();
+        let stash = match bucket {
+            0 => self.clear_dead_in(&self.stash, live, &writer),
+            _ => 0,
+        };
+        stash + self.clear_dead_in(self.slots(bucket), live, &writer)
     }
 
-    /// Visits entries from `bucket` on, until `visit` says stop or the shard ends. A scan notes
-    /// `moves` when it starts a shard and hands it in again each time.
-    pub(super) fn scan(&self, bucket: u32, moves: u32, visit: &mut dyn FnMut(Words)) -> Next {
-        let log = self.moves.lock();
-        if bucket < self.bucket_count() {
-            let slots = &self.bucket(bucket).slots;
-            slots
-                .iter()
-                .filter(|slot| !slot.is_empty())
-                .for_each(|slot| visit(slot.load()));
-            return Next::Bucket(bucket + 1);
+    /// Visits all entries whose first bucket is `bucket`; false where there is no such bucket.
+    pub(super) fn scan(&self, bucket: u32, mut visit: impl FnMut(Words)) -> bool {
+        let _writer = self.writer.lock();
+        let count = self.bucket_count();
+        if bucket >= count {
+            return false;
         }
-        let missed = (log.count as u32).wrapping_sub(moves) & MOVES_MASK;
-        let Some(skip) = log.tags.len().checked_sub(missed as usize) else {
-            return Next::Again;
+        let mut visit_some = |slots: &[Slot], wanted: &dyn Fn(Tag) -> bool| {
+            let words = slots.iter().filter(|slot| !slot.is_empty()).map(Slot::load);
+            words
+                .filter(|words| wanted(words.tag()))
+                .for_each(&mut visit);
         };
-        self.stash
-            .iter()
-            .filter(|slot| !slot.is_empty())
-            .for_each(|slot| visit(slot.load()));
-        for tag in log.tags.iter().skip(skip) {
-            if let Some((_, words)) = self.find(*tag) {
-                visit(words);
+        visit_some(self.slots(bucket), &|tag| tag.first(count) == bucket);
+        visit_some(&self.stash, &|tag| tag.first(count) == bucket);
+        // The hashes that fall on this bucket, as far as they tell buckets apart.
+        let mask = wide_mask(count);
+        let hashes = [bucket, bucket | (mask >> 1) + 1];
+        let split = hashes[1] < count;
+        let hashes = if split { &hashes[..1] } else { &hashes[..] };
+        for hash in hashes {
+            for (offset_idx, offset) in OFFSETS.iter().enumerate() {
+                let second = super::slot::address(hash.wrapping_add(*offset), count);
+                visit_some(self.slots(second), &|tag| {
+                    tag.first_hash() & mask == *hash && tag.offset_idx() == offset_idx
+                });
             }
         }
-        Next::Shard
-    }
-
-    /// How many backward moves there were, as a cursor keeps it.
-    pub(super) fn moves(&self) -> u32 {
-        self.moves.lock().count as u32 & MOVES_MASK
+        true
     }
 }
 
-/// Bits of the count of moves that a cursor keeps.
-pub(super) const MOVES_MASK: u32 = (1 << 24) - 1;
-
-/// Where a scan of a shard goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// At this bucket.
-    Bucket(u32),
-    /// From the shard's start: more moved than was noted.
-    Again,
-    /// At the next shard.
-    Shard,
+#[cfg(test)]
+std::thread_local! {
+    /// Buckets whose entries this thread considered moving.
+    pub(super) static SEARCHED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// The other bucket of an entry that sits in `bucket`, or the same where both are one.
-fn other_bucket(tag: Tag, bucket: u32, count: u32) -> u32 {
-    let (first, second) = tag.buckets(count);
-    if first == bucket { second } else { first }
+/// Buckets that a search came by; the first two are the new entry's own.
+struct Path {
+    buckets: [u32; SEARCH_BUCKETS_MAX],
+    /// Where in this list the bucket is from which an entry would move here.
+    from: [u8; SEARCH_BUCKETS_MAX],
+    end: usize,
+}
+
+#[inline]
+fn find_in(slots: &[Slot], tag: Tag) -> Option<&Slot> {
+    slots.iter().find(|slot| slot.holds(tag))
+}
+
+#[inline]
+fn free_slot(slots: &[Slot]) -> Option<&Slot> {
+    slots.iter().find(|slot| slot.is_empty())
 }

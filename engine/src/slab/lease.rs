@@ -373,10 +373,8 @@ impl ReadMemory {
                 ..whole.location
             };
             // SAFETY: from is within the piece.
-            RawPiece {
-                pointer: unsafe { whole.pointer.add(from) },
-                location,
-            }
+            let pointer = unsafe { whole.pointer.add(from) };
+            RawPiece { pointer, location }
         })
     }
 

@@ -10,7 +10,9 @@ impl Shared {
         observer: Arc<dyn PoolObserver>,
     ) -> Result<Self, PoolError> {
         let slab_bytes = config.slab_bytes;
-        if !(16 * PAGE_BYTES..=PIECE_BYTES).contains(&slab_bytes) || slab_bytes % PAGE_BYTES != 0 {
+        if !(16 * PAGE_BYTES..=PIECE_BYTES).contains(&slab_bytes)
+            || !slab_bytes.is_multiple_of(PAGE_BYTES)
+        {
             return Err(PoolError::SlabBytes { bytes: slab_bytes });
         }
         let bytes = config
