@@ -17,7 +17,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::index::KeyHash;
-use crate::slab::ReadMemory;
+use crate::slab::{ReadMemory, SlabId, SlabPool};
 
 mod queue;
 mod shard;
@@ -130,8 +130,13 @@ impl<M: Clone> Cache<M> {
     }
 
     fn shard(&self, hash: KeyHash) -> &Shard<M> {
-        // Other bits than those by which the index takes its shard and buckets.
-        &self.shards[(hash.0 >> 64) as usize & (self.shards.len() - 1)]
+        self.shard_of(hash.0 as u64)
+    }
+
+    /// By bits of the lower half, because the pool remembers that of an owner, but others than
+    /// those by which a map takes its buckets.
+    fn shard_of(&self, low: u64) -> &Shard<M> {
+        &self.shards[(low >> 40) as usize & (self.shards.len() - 1)]
     }
 
     fn queue_bytes(&self, queue: Queue) -> Option<&AtomicUsize> {
@@ -180,6 +185,7 @@ impl<M: Clone> Cache<M> {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let entry = Entry::new(key, memory, meta, sequence);
         let bytes = entry.bytes();
+        entry.set_owner(keep);
         let before = self
             .shard(key.hash)
             .insert(entry, keep, &mut |queue, bytes_before| {
@@ -226,6 +232,47 @@ impl<M: Clone> Cache<M> {
     /// `evicted` is called under no lock.
     pub fn evict(&self, bytes: usize, evicted: &mut dyn FnMut(Evicted<M>)) -> usize {
         self.evict_down_to(0, bytes, evicted)
+    }
+
+    /// Evicts what it takes to lease `len` bytes of `pool`, or to serve its first waiter: the
+    /// oldest entries of that many bytes, and where that leaves slabs partly full, all entries of
+    /// those with the least in them. So at most twice the bytes go, whatever the entries' sizes.
+    /// Returns what they occupied; 0 if nothing can be evicted.
+    ///
+    /// `evicted` is called under no lock.
+    pub fn make_room(
+        &self,
+        pool: &SlabPool,
+        len: usize,
+        evicted: &mut dyn FnMut(Evicted<M>),
+    ) -> usize {
+        let wanted = len.max(pool.shortage_bytes()).max(1);
+        let mut freed = self.evict(wanted, evicted);
+        let missing = pool.slabs_missing(len);
+        if missing > 0 {
+            for sparse in pool.sparsest_slabs(missing) {
+                for owner in sparse.owners {
+                    freed += self.evict_from_slab(owner, sparse.slab, evicted);
+                }
+            }
+        }
+        freed
+    }
+
+    /// Evicts the entry of an owner where it lies in that slab; the bytes that it occupied.
+    fn evict_from_slab(
+        &self,
+        owner: u64,
+        slab: SlabId,
+        evicted: &mut dyn FnMut(Evicted<M>),
+    ) -> usize {
+        let Some((entry, queue)) = self.shard_of(owner).evict_from_slab(owner, slab) else {
+            return 0;
+        };
+        let bytes = entry.bytes();
+        self.count_out(queue, bytes);
+        evicted(entry.into_evicted());
+        bytes
     }
 
     /// Evicts up to `bytes`, but nothing once the tier is at `floor_bytes`.

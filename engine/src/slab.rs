@@ -12,5 +12,5 @@ pub mod pool;
 pub use lease::{InFlight, Location, RawPiece, ReadMemory, WriteMemory};
 pub use pool::{
     Grant, GrantSink, LeaseError, Leased, NoObserver, PoolConfig, PoolError, PoolObserver, Region,
-    RegionConfig, RegionTier, SlabCounts, SlabPool, Ticket, Waiter,
+    RegionConfig, RegionTier, SlabCounts, SlabId, SlabPool, SparseSlab, Ticket, Waiter,
 };

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::queue::{Fifo, Ghost, HashedMap, Links};
 use super::{CacheCounts, CacheKey, Evicted, Hit};
 use crate::index::KeyHash;
-use crate::slab::ReadMemory;
+use crate::slab::{ReadMemory, SlabId};
 
 /// Reads that count: two bits.
 const READS_MAX: u8 = 3;
@@ -63,6 +63,12 @@ impl<M> Entry<M> {
     /// those are bounded as well.
     pub(super) fn bytes(&self) -> usize {
         self.memory.charged_bytes().max(EMPTY_BYTES)
+    }
+
+    /// Tells the pool that this entry can be evicted, or that it can't.
+    pub(super) fn set_owner(&self, keep: bool) {
+        self.memory
+            .set_owner(if keep { 0 } else { self.hash.0 as u64 });
     }
 
     pub(super) fn is(&self, key: &CacheKey<'_>) -> bool {
@@ -365,6 +371,21 @@ impl<M: Clone> Shard<M> {
         };
         self.publish_heads(state);
         decision
+    }
+
+    /// Takes out the entry whose hash has this lower half, where its memory lies in that slab and
+    /// it may be evicted.
+    pub(super) fn evict_from_slab(&self, low: u64, slab: SlabId) -> Option<(Entry<M>, Queue)> {
+        let state = &mut *self.state.lock();
+        let at = *state.map.get(&low)?;
+        let kept = state.places[at as usize].queue == Queue::Kept;
+        if kept || state.entry(at).memory.carved_slab() != Some(slab) {
+            return None;
+        }
+        let (entry, queue) = state.take(at);
+        count_eviction(&mut state.counts, &entry);
+        self.publish_heads(state);
+        Some((entry, queue))
     }
 
     pub(super) fn add_counts(&self, sum: &mut CacheCounts) {

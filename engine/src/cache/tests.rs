@@ -5,8 +5,12 @@ use crate::mapping::{Mapping, MappingConfig, PagePolicy};
 use crate::slab::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};
 
 fn pool() -> SlabPool {
+    pool_of(8 << 20)
+}
+
+fn pool_of(bytes: usize) -> SlabPool {
     let config = MappingConfig {
-        bytes: 8 << 20,
+        bytes,
         pages: PagePolicy::Plain,
         numa_node: None,
         prefault_threads: 0,
@@ -104,6 +108,50 @@ fn evicting_frees_pool_memory_and_counts_it() {
         (0, 0, 200)
     );
     assert_eq!(pool.counts().free, pool.counts().capacity);
+}
+
+#[test]
+fn small_values_that_fill_the_pool_give_up_whole_slabs_within_bounds() {
+    const LEASE: usize = 4 << 20; // 64 slabs of 384
+    let (pool, cache) = (pool_of(24 << 20), cache(24 << 20, 4));
+    // In main, in an order that has nothing to do with where they lie.
+    let count = 24 << 10;
+    (0..count).for_each(|number| _ = insert(&cache, &pool, number, false));
+    (0..count).for_each(|step| assert!(get(&cache, step)));
+    (0..count).for_each(|step| {
+        let name = (step * 4099 % count).to_le_bytes();
+        let hit = cache.remove(&key(&name)).unwrap();
+        cache.insert(&key(&name), hit.memory, hit.meta, false, &mut drop);
+    });
+    assert_eq!(pool.counts().free, 0);
+    let mut evicted = 0;
+    assert!(pool.try_lease(LEASE).unwrap().is_none());
+    cache.make_room(&pool, LEASE, &mut |_| evicted += 1);
+    assert!(
+        pool.try_lease(LEASE).unwrap().is_some(),
+        "{:?}",
+        pool.counts()
+    );
+    assert!(evicted <= 2 * LEASE / 1024, "{evicted} values gave way");
+    let counts = cache.counts();
+    assert_eq!(counts.entries, count as usize - evicted);
+    assert_eq!(counts.bytes, counts.entries * 1024);
+}
+
+#[test]
+fn a_slab_with_a_kept_value_in_it_is_not_emptied_for_nothing() {
+    let (pool, cache) = (pool(), cache(8 << 20, 4));
+    // One kept value in each slab but the last two.
+    let kept = |number: u64| number % 64 == 0 && number < (126 << 6);
+    (0..8 << 10).for_each(|number| _ = insert(&cache, &pool, number, kept(number)));
+    cache.make_room(&pool, 2 * (64 << 10), &mut drop);
+    assert!(
+        pool.try_lease(2 * (64 << 10)).unwrap().is_some(),
+        "{:?}",
+        pool.counts()
+    );
+    assert!((0..126).all(|slab| get(&cache, slab << 6)));
+    assert_eq!(cache.make_room(&pool, 64 << 10, &mut drop), 64 << 10);
 }
 
 #[test]

@@ -323,7 +323,7 @@ impl Shared {
     /// Evicts from the hot tier; returns how many bytes that were.
     pub(crate) fn make_room(&self, bytes: usize) -> usize {
         self.cache
-            .evict(bytes, &mut |evicted| self.evicted(&evicted))
+            .make_room(&self.pool, bytes, &mut |evicted| self.evicted(&evicted))
     }
 
     /// Takes note of a value that left the hot tier for want of room.

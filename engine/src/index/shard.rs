@@ -451,7 +451,7 @@ impl Shard {
         visit_some(&self.stash, &|tag| tag.first(count) == bucket);
         // The hashes that fall on this bucket, as far as they tell buckets apart.
         let mask = wide_mask(count);
-        let hashes = [bucket, bucket | (mask >> 1) + 1];
+        let hashes = [bucket, bucket | ((mask >> 1) + 1)];
         let split = hashes[1] < count;
         let hashes = if split { &hashes[..1] } else { &hashes[..] };
         for hash in hashes {

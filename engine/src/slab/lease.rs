@@ -17,7 +17,7 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::pool::Shared;
+use super::pool::{Shared, SlabId};
 
 /// Marks a piece that is a whole slab.
 pub(super) const WHOLE_SLAB: u8 = u8::MAX;
@@ -166,6 +166,14 @@ impl Held {
         self.len.div_ceil(self.shared.slab_bytes())
     }
 
+    /// The piece that is a slot of a carved slab: the last one, or none.
+    fn slot(&self) -> Option<&Piece> {
+        self.pieces
+            .as_slice()
+            .last()
+            .filter(|piece| piece.class != WHOLE_SLAB)
+    }
+
     fn charged_bytes(&self) -> usize {
         self.pieces
             .as_slice()
@@ -311,6 +319,19 @@ impl ReadMemory {
     /// Bytes of the pool that the whole lease behind this occupies.
     pub fn charged_bytes(&self) -> usize {
         self.held.charged_bytes()
+    }
+
+    /// Notes who will let go of this lease when asked to, so that its slab can be made whole: a
+    /// number of the owner's own, or 0 for nobody. Only leases that occupy a slot remember it.
+    pub fn set_owner(&self, owner: u64) {
+        if let Some(slot) = self.held.slot() {
+            self.held.shared.set_owner(slot, owner);
+        }
+    }
+
+    /// The slab in which the lease occupies a slot beside others.
+    pub fn carved_slab(&self) -> Option<SlabId> {
+        self.held.slot().map(|slot| SlabId(slot.slab_idx))
     }
 
     /// How many values and parts share this lease.

@@ -164,6 +164,19 @@ pub struct Waiter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
+/// Names a slab of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlabId(pub(super) u32);
+
+/// A carved slab, and who must give up memory for it to become whole.
+#[derive(Clone, Debug)]
+pub struct SparseSlab {
+    /// The slab.
+    pub slab: SlabId,
+    /// Whose its slots are: see [`ReadMemory::set_owner`](super::ReadMemory::set_owner).
+    pub owners: Vec<u64>,
+}
+
 /// How a lease went that may wait.
 #[derive(Debug)]
 pub enum Leased {
@@ -355,6 +368,27 @@ impl SlabPool {
         };
         let slabs = first.shape.slabs + usize::from(first.shape.class.is_some());
         slabs.saturating_sub(state.free_count()).max(1) * self.shared.slab_bytes
+    }
+
+    /// Whole slabs that must become free before `len` bytes can be leased, or the first waiter
+    /// be served: where small leases leave many slabs partly full, freeing any bytes won't do.
+    pub fn slabs_missing(&self, len: usize) -> usize {
+        let shape = self.shared.shape(len).ok();
+        let state = self.shared.state.lock();
+        let waiting = state.waiting.front().map(|first| first.shape);
+        let missing = shape
+            .into_iter()
+            .chain(waiting)
+            .map(|shape| state.missing(shape));
+        missing.max().unwrap_or(0)
+    }
+
+    /// Up to `count` carved slabs that become free when the owners of their slots let go, those
+    /// with the fewest bytes in use first. One with a slot that has no owner (somebody writes it,
+    /// or it must be kept) is left out. Looks at every slab under the pool's lock: microseconds
+    /// per thousand, for when memory is short.
+    pub fn sparsest_slabs(&self, count: usize) -> Vec<SparseSlab> {
+        self.shared.state.lock().sparsest(count, &self.shared)
     }
 
     /// Slabs by state.

@@ -34,6 +34,8 @@ pub(super) fn classes(slab_bytes: usize) -> Vec<u32> {
 #[derive(Debug, Default)]
 pub(super) struct Carved {
     used: Vec<u64>,
+    /// Whose each used slot is, 0 where nobody said: 8 bytes per slot, beside the pool.
+    owners: Vec<u64>,
     /// No word before this one has a free slot.
     first_free_word: usize,
     used_count: u32,
@@ -46,6 +48,8 @@ impl Carved {
         let words = (slot_count as usize).div_ceil(64);
         self.used.clear();
         self.used.resize(words, 0);
+        self.owners.clear();
+        self.owners.resize(slot_count as usize, 0);
         let tail = slot_count as usize % 64;
         if tail > 0 {
             // Slots behind the last one are taken for good.
@@ -67,7 +71,9 @@ impl Carved {
         *word |= 1 << bit;
         self.first_free_word = word_idx;
         self.used_count += 1;
-        Some(word_idx as u32 * 64 + bit)
+        let slot = word_idx as u32 * 64 + bit;
+        self.owners[slot as usize] = 0;
+        Some(slot)
     }
 
     /// Frees a slot; false if it wasn't used.
@@ -83,6 +89,28 @@ impl Carved {
         self.first_free_word = self.first_free_word.min(word_idx);
         self.used_count -= 1;
         true
+    }
+
+    /// Notes whose a used slot is.
+    pub(super) fn set_owner(&mut self, slot: u32, owner: u64) {
+        self.owners[slot as usize] = owner;
+    }
+
+    /// The owners of all used slots, if each has one.
+    pub(super) fn owners(&self) -> Option<Vec<u64>> {
+        let mut owners = Vec::with_capacity(self.used_count as usize);
+        for (word_idx, word) in self.used.iter().enumerate() {
+            let first = word_idx * 64;
+            let count = (self.slot_count as usize - first).min(64);
+            for bit in (0..count).filter(|bit| word & 1 << bit != 0) {
+                owners.push(Some(self.owners[first + bit]).filter(|owner| *owner != 0)?);
+            }
+        }
+        Some(owners)
+    }
+
+    pub(super) fn used_count(&self) -> u32 {
+        self.used_count
     }
 
     pub(super) fn is_full(&self) -> bool {

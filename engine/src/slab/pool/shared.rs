@@ -198,6 +198,10 @@ impl Shared {
         }
     }
 
+    pub(in crate::slab) fn set_owner(&self, piece: &Piece, owner: u64) {
+        self.state.lock().set_owner(piece, owner, self);
+    }
+
     /// A lease of whole slabs was frozen.
     pub(in crate::slab) fn count_frozen(&self, slab_count: usize) {
         if slab_count > 0 {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::carve::Carved;
-use super::{Shared, Ticket, Waiter};
+use super::{Shared, SlabId, SparseSlab, Ticket, Waiter};
 use crate::slab::lease::{Piece, Pieces, WHOLE_SLAB};
 
 /// "No slab" in a list.
@@ -84,10 +84,7 @@ impl State {
     }
 
     fn fits(&self, shape: Shape) -> bool {
-        let carve = shape
-            .class
-            .is_some_and(|class| self.partial[usize::from(class)] == NONE);
-        self.free.len() >= shape.slabs + usize::from(carve)
+        self.missing(shape) == 0
     }
 
     /// Takes all of `shape`, or nothing.
@@ -189,6 +186,48 @@ impl State {
             self.link(piece.slab_idx, class);
         }
         true
+    }
+
+    pub(super) fn set_owner(&mut self, piece: &Piece, owner: u64, shared: &Shared) {
+        let slot = shared.offset_in_slab(piece) / piece.capacity;
+        self.slabs[piece.slab_idx as usize]
+            .slots
+            .set_owner(slot, owner);
+    }
+
+    /// Up to `count` carved slabs all of whose slots have owners, those with the fewest bytes in
+    /// use first.
+    pub(super) fn sparsest(&self, count: usize, shared: &Shared) -> Vec<SparseSlab> {
+        let carved = self
+            .slabs
+            .iter()
+            .zip(0..)
+            .filter_map(|(slab, slab_idx)| match slab.used_as {
+                Use::Carved(class) => {
+                    let bytes =
+                        slab.slots.used_count() as usize * shared.class_bytes(class) as usize;
+                    Some((bytes, slab_idx))
+                }
+                Use::Free | Use::Whole => None,
+            });
+        let mut by_bytes: Vec<(usize, u32)> = carved.collect();
+        by_bytes.sort_unstable();
+        let owned = by_bytes.into_iter().filter_map(|(_, slab_idx)| {
+            let owners = self.slabs[slab_idx as usize].slots.owners()?;
+            Some(SparseSlab {
+                slab: SlabId(slab_idx),
+                owners,
+            })
+        });
+        owned.take(count).collect()
+    }
+
+    /// Slabs that lack for `shape`.
+    pub(super) fn missing(&self, shape: Shape) -> usize {
+        let carve = shape
+            .class
+            .is_some_and(|class| self.partial[usize::from(class)] == NONE);
+        (shape.slabs + usize::from(carve)).saturating_sub(self.free.len())
     }
 
     pub(super) fn queue(
