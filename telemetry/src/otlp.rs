@@ -4,6 +4,7 @@
 //! The queue in front of a thread is bounded and a full one drops; a collector that is gone or stalls
 //! costs a time-out on that thread and a count, and nothing anywhere else.
 
+mod connect;
 mod metrics;
 mod push;
 
@@ -13,7 +14,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{LogExporter, Protocol, SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{
+    LogExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{LogBatch, LogExporter as _, SdkLogRecord};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
@@ -65,11 +68,12 @@ impl OtlpProtocol {
 /// Why an exporter can't be made. One that can be made may still find no collector; that is counted.
 #[derive(Debug, thiserror::Error)]
 pub enum OtlpError {
-    /// TLS isn't built in.
+    /// Nothing to check the collector's certificate with.
     #[error(
-        "otlp endpoint {endpoint}: https isn't supported; run a collector on this host or network and name it with http://"
+        "otlp endpoint {endpoint}: https needs trusted certificates and this machine has none; install \
+         ca-certificates or name a file of them in SSL_CERT_FILE"
     )]
-    Tls {
+    NoTrust {
         /// As configured.
         endpoint: String,
     },
@@ -86,28 +90,6 @@ pub enum OtlpError {
     /// No thread or runtime.
     #[error("start the exporter's thread")]
     Thread(#[source] std::io::Error),
-}
-
-/// The URL to use for a signal (`traces`, `logs`, `metrics`).
-fn url(endpoint: &str, protocol: OtlpProtocol, signal: &str) -> Result<String, OtlpError> {
-    if endpoint.starts_with("https://") {
-        return Err(OtlpError::Tls {
-            endpoint: endpoint.to_owned(),
-        });
-    }
-    let full = match endpoint.contains("://") {
-        true => endpoint.to_owned(),
-        false => format!("http://{endpoint}"),
-    };
-    let full = full.trim_end_matches('/');
-    Ok(match protocol {
-        OtlpProtocol::Grpc => full.to_owned(),
-        OtlpProtocol::Http => {
-            let signals = ["/v1/traces", "/v1/logs", "/v1/metrics"];
-            let base = signals.iter().find_map(|path| full.strip_suffix(path));
-            format!("{}/v1/{signal}", base.unwrap_or(full))
-        }
-    })
 }
 
 /// Counts of all exporters of a process.
@@ -230,6 +212,7 @@ fn drain<T>(
     }
 }
 
+use connect::{grpc_tls, http_client, url};
 pub(crate) use metrics::MetricShape;
 pub(crate) use push::MetricWorker;
 
@@ -257,20 +240,26 @@ pub(crate) fn span_worker<T: Send + 'static>(
     counts: Arc<ExportCounts>,
     mut to_spans: impl FnMut(T) -> Vec<SpanData> + Send + 'static,
 ) -> Result<Worker<T>, OtlpError> {
-    let url = url(&config.endpoint, config.protocol, "traces")?;
+    let url = url(&config.endpoint, config.protocol, "traces");
     let runtime = runtime()?;
     let guard = runtime.enter();
     let builder = SpanExporter::builder();
     let built = match config.protocol {
-        OtlpProtocol::Grpc => builder
-            .with_tonic()
+        OtlpProtocol::Grpc => {
+            let tonic = builder.with_tonic().with_endpoint(url);
+            let tonic = tonic.with_timeout(config.timeout);
+            match grpc_tls(config)? {
+                Some(tls) => tonic.with_tls_config(tls).build(),
+                None => tonic.build(),
+            }
+        }
+        OtlpProtocol::Http => builder
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_http_client(http_client(config)?)
             .with_endpoint(url)
             .with_timeout(config.timeout)
             .build(),
-        OtlpProtocol::Http => {
-            let http = builder.with_http().with_protocol(Protocol::HttpBinary);
-            http.with_endpoint(url).with_timeout(config.timeout).build()
-        }
     };
     let mut exporter = built.map_err(|error| endpoint_error(config, &error))?;
     exporter.set_resource(resource);
@@ -295,20 +284,26 @@ pub(crate) fn log_worker(
     resource: &Resource,
     counts: Arc<ExportCounts>,
 ) -> Result<Worker<Box<(SdkLogRecord, InstrumentationScope)>>, OtlpError> {
-    let url = url(&config.endpoint, config.protocol, "logs")?;
+    let url = url(&config.endpoint, config.protocol, "logs");
     let runtime = runtime()?;
     let guard = runtime.enter();
     let builder = LogExporter::builder();
     let built = match config.protocol {
-        OtlpProtocol::Grpc => builder
-            .with_tonic()
+        OtlpProtocol::Grpc => {
+            let tonic = builder.with_tonic().with_endpoint(url);
+            let tonic = tonic.with_timeout(config.timeout);
+            match grpc_tls(config)? {
+                Some(tls) => tonic.with_tls_config(tls).build(),
+                None => tonic.build(),
+            }
+        }
+        OtlpProtocol::Http => builder
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_http_client(http_client(config)?)
             .with_endpoint(url)
             .with_timeout(config.timeout)
             .build(),
-        OtlpProtocol::Http => {
-            let http = builder.with_http().with_protocol(Protocol::HttpBinary);
-            http.with_endpoint(url).with_timeout(config.timeout).build()
-        }
     };
     let mut exporter = built.map_err(|error| endpoint_error(config, &error))?;
     exporter.set_resource(resource);
@@ -360,29 +355,5 @@ mod tests {
                 "{endpoint} {env:?}"
             );
         }
-    }
-
-    #[test]
-    fn urls_name_the_signal_only_for_http() {
-        let check = |endpoint: &str, protocol, expected: &str| {
-            assert_eq!(url(endpoint, protocol, "logs").unwrap(), expected);
-        };
-        check(
-            "collector:4317",
-            OtlpProtocol::Grpc,
-            "http://collector:4317",
-        );
-        check(
-            "http://c:4318/",
-            OtlpProtocol::Http,
-            "http://c:4318/v1/logs",
-        );
-        check(
-            "http://c:4318/v1/traces",
-            OtlpProtocol::Http,
-            "http://c:4318/v1/logs",
-        );
-        let refused = url("https://c:4317", OtlpProtocol::Grpc, "logs").unwrap_err();
-        assert!(refused.to_string().contains("https://c:4317"), "{refused}");
     }
 }

@@ -18,7 +18,8 @@ use tokio::runtime::Runtime;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{ExportCounts, ExporterThread, OtlpError, OtlpProtocol, endpoint_error, runtime, url};
+use super::connect::{grpc_tls, http_client, url};
+use super::{ExportCounts, ExporterThread, OtlpError, OtlpProtocol, endpoint_error, runtime};
 use crate::hub::OtlpConfig;
 use crate::labels::Exporter;
 
@@ -117,7 +118,7 @@ enum Collector {
 impl Collector {
     /// Connects when something is sent.
     fn new(config: &OtlpConfig) -> Result<Collector, OtlpError> {
-        let url = url(&config.endpoint, config.protocol, "metrics")?;
+        let url = url(&config.endpoint, config.protocol, "metrics");
         // The span exporter takes these by itself; the variables are OpenTelemetry's.
         let variable = std::env::var("OTEL_EXPORTER_OTLP_METRICS_HEADERS")
             .or_else(|_| std::env::var("OTEL_EXPORTER_OTLP_HEADERS"));
@@ -125,7 +126,11 @@ impl Collector {
         match config.protocol {
             OtlpProtocol::Grpc => {
                 let endpoint = Endpoint::from_shared(url);
-                let endpoint = endpoint.map_err(|error| endpoint_error(config, &error))?;
+                let mut endpoint = endpoint.map_err(|error| endpoint_error(config, &error))?;
+                if let Some(tls) = grpc_tls(config)? {
+                    let secured = endpoint.tls_config(tls);
+                    endpoint = secured.map_err(|error| endpoint_error(config, &error))?;
+                }
                 let channel = endpoint.connect_timeout(config.timeout).connect_lazy();
                 Ok(Collector::Grpc {
                     client: MetricsServiceClient::new(channel),
@@ -136,9 +141,8 @@ impl Collector {
                 if let Err(error) = reqwest::Url::parse(&url) {
                     return Err(endpoint_error(config, &error));
                 }
-                let client = reqwest::Client::builder().timeout(config.timeout).build();
                 Ok(Collector::Http {
-                    client: client.map_err(|error| endpoint_error(config, &error))?,
+                    client: http_client(config)?,
                     url,
                     headers,
                 })
