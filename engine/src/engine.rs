@@ -18,6 +18,8 @@ use memkv_telemetry::EngineMetrics;
 #[cfg(test)]
 pub(crate) mod harness;
 pub(crate) mod inspect;
+#[cfg(test)]
+mod kill_tests;
 mod memory;
 mod open;
 mod shared;

@@ -71,6 +71,13 @@ impl WriteLease {
         self.inner.memory.copy_from(within as usize, bytes);
     }
 
+    /// Clears what lies between the window's end and the end of its last page.
+    pub(crate) fn zero_tail(&mut self) {
+        let window = &self.inner.window;
+        let len = (window.end - window.start) as usize;
+        zero_tail(&mut self.inner.memory, len);
+    }
+
     /// Where the window's pieces lie, in order: what a NIC is told.
     pub fn locations(&self) -> impl ExactSizeIterator<Item = slab::Location> + '_ {
         self.inner.memory.locations()
@@ -129,9 +136,20 @@ impl fmt::Debug for WriteLease {
     }
 }
 
+/// Clears what lies between a value's end and the end of its last page.
+pub(crate) fn zero_tail(memory: &mut slab::WriteMemory, len: usize) {
+    let mut at = len;
+    while at < memory.len() {
+        let piece = memory.piece_at(at);
+        piece.fill(0);
+        at += piece.len();
+    }
+}
+
 /// One value, immutable and pinned until dropped.
 pub struct ReadLease {
-    pub(crate) memory: slab::ReadMemory,
+    /// One, or the parts of a striped value: all of one length but the last.
+    pub(crate) memory: Vec<slab::ReadMemory>,
     pub(crate) meta: Meta,
     pub(crate) tier: Tier,
     pub(crate) window: Range<u64>,
@@ -142,7 +160,7 @@ impl ReadLease {
     /// A lease of a whole value.
     pub(crate) fn whole(memory: slab::ReadMemory, meta: Meta, tier: Tier) -> Self {
         Self {
-            memory,
+            memory: vec![memory],
             meta,
             tier,
             window: 0..meta.len,
@@ -186,8 +204,8 @@ impl ReadLease {
     }
 
     /// The window's bytes, piece by piece, in order.
-    pub fn pieces(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
-        self.memory.pieces()
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.memory.iter().flat_map(slab::ReadMemory::pieces)
     }
 
     /// The contiguous bytes from `offset` of the value to the end of their piece.
@@ -200,11 +218,18 @@ impl ReadLease {
             window.contains(&offset),
             "offset {offset} of window {window:?}"
         );
-        self.memory.piece_at((offset - window.start) as usize)
+        let mut within = (offset - window.start) as usize;
+        for memory in &self.memory {
+            if within < memory.len() {
+                return memory.piece_at(within);
+            }
+            within -= memory.len();
+        }
+        unreachable!("the parts make up the window")
     }
 
-    /// The memory itself: what a NIC sends from.
-    pub fn memory(&self) -> &slab::ReadMemory {
+    /// The memory itself, in order: what a NIC sends from.
+    pub fn memory(&self) -> &[slab::ReadMemory] {
         &self.memory
     }
 

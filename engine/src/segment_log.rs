@@ -32,6 +32,7 @@ use crate::index::{KeyHash, Location};
 use crate::metrics::Tick;
 use crate::queue::CompletionSender;
 use crate::slab::{Grant, ReadMemory, SlabPool};
+use crate::stream::{StripeRead, StripeWrite, Stripes};
 use commit::{Frame, JournalState, Ticket};
 use maintain::CheckpointRun;
 use read::ReadJob;
@@ -49,9 +50,52 @@ pub(crate) const BUFFERS: usize = 12;
 /// Whom to answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
-    pub(crate) token: Token,
-    pub(crate) sender: CompletionSender,
+    pub(crate) to: ReplyTo,
     pub(crate) accepted: Tick,
+}
+
+/// Who that is.
+#[derive(Clone, Debug)]
+pub(crate) enum ReplyTo {
+    Caller(CompletionSender, Token),
+    StripeWrite(Arc<StripeWrite>, usize),
+    StripeRead(Arc<StripeRead>, usize),
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) to: ReplyTo,
+    pub(crate) result: CompletionResult,
+    pub(crate) io: IoTimes,
+    /// Where a change was written.
+    pub(crate) location: Option<Location>,
+}
+
+impl Answer {
+    /// Hands it over.
+    pub(crate) fn deliver(self) {
+        let Self {
+            to,
+            result,
+            io,
+            location,
+        } = self;
+        match to {
+            ReplyTo::Caller(sender, token) => sender.push(Completion { token, result, io }),
+            ReplyTo::StripeWrite(job, idx) => job.part_done(idx, location, result, io),
+            ReplyTo::StripeRead(job, idx) => job.part_done(idx, result, io),
+        }
+    }
+}
+
+/// A read of a part of a striped value.
+#[derive(Debug)]
+pub(crate) struct PartRead {
+    pub(crate) location: Location,
+    pub(crate) part: u32,
+    pub(crate) stripes: Arc<Stripes>,
+    pub(crate) reply: Reply,
 }
 
 /// What a put stores.
@@ -60,7 +104,12 @@ pub(crate) enum Body {
     /// The value, in memory of whole pages where it becomes an extent.
     Value(ReadMemory),
     /// The part list of a striped value.
-    Stripes(Vec<u8>),
+    Stripes {
+        list: Vec<u8>,
+        parts: Vec<Location>,
+        /// The value, where it was one window.
+        whole: Option<ReadMemory>,
+    },
 }
 
 /// A committed put on its way to the drive.
@@ -98,6 +147,7 @@ pub(crate) enum Event {
     Put(Box<PutWork>),
     Delete(Box<DeleteWork>),
     Read(Box<ReadWork>),
+    ReadPart(Box<PartRead>),
     /// An entry here was replaced by one on another drive.
     Dead(Location),
     /// Memory that a read waited for.
@@ -113,7 +163,7 @@ pub(crate) enum Event {
 #[derive(Default)]
 pub(crate) struct Effects {
     pub(crate) ios: Vec<Io>,
-    pub(crate) completions: Vec<(CompletionSender, Completion)>,
+    pub(crate) answers: Vec<Answer>,
     /// Events for logs of other drives.
     pub(crate) elsewhere: Vec<(u8, Event)>,
     /// The drive failed and must not be used any more.
@@ -322,6 +372,7 @@ impl DriveLog {
             Event::Put(work) => self.accept(context, Work::Put(work)),
             Event::Delete(work) => self.accept(context, Work::Delete(work)),
             Event::Read(work) => self.read(context, *work),
+            Event::ReadPart(work) => self.read_part(context, *work),
             Event::Dead(location) => self.segments.add_dead(&location),
             Event::Granted(grant) => self.granted(context, grant),
             Event::Io(done) => self.io_done(context, done),
@@ -490,16 +541,13 @@ impl DriveLog {
             self.journal.settled(page);
         }
         let io = self.io_times(context, ended.work.reply(), &ended.times);
-        let reply = ended.work.reply();
-        let completion = Completion {
-            token: reply.token,
+        let (to, location) = (ended.work.reply().to.clone(), ended.location);
+        context.effects.answers.push(Answer {
+            to,
             result,
             io,
-        };
-        context
-            .effects
-            .completions
-            .push((reply.sender.clone(), completion));
+            location,
+        });
         let hash = ended.work.hash().0;
         let Some(chain) = self.chains.get_mut(&hash) else {
             return;

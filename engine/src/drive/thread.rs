@@ -93,8 +93,8 @@ impl DriveThread {
         for io in effects.ios.drain(..) {
             backend.push(io);
         }
-        for (sender, completion) in effects.completions.drain(..) {
-            sender.push(completion);
+        for answer in effects.answers.drain(..) {
+            answer.deliver();
         }
         for (drive, event) in effects.elsewhere.drain(..) {
             self.shared.send_to_drive(drive, event);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,17 +22,21 @@ use crate::drive::thread::DriveHandle;
 use crate::entry::{Meta, OwnedPut};
 use crate::error::{DeleteError, GetError, OpenError, PutError, ScanError, ShutdownError};
 use crate::index::{Index, IndexConfig, KeyHash, KeyHasher, StoreKey};
-use crate::lease::{ReadLease, WriteInner, WriteLease};
+use crate::lease::{ReadLease, WriteInner, WriteLease, zero_tail};
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
 use crate::metrics::now;
 use crate::queue::{CompletionQueue, CompletionSender};
 use crate::segment_log::bytes::page_up;
-use crate::segment_log::{Body, DeleteWork, EXTENT_BYTES_MIN, Event, PutWork, ReadWork, Reply};
+use crate::segment_log::segment::KIND_STRIPES;
+use crate::segment_log::{
+    Body, DeleteWork, EXTENT_BYTES_MIN, Event, PutWork, ReadWork, Reply, ReplyTo,
+};
 use crate::slab::{
     Grant, GrantSink, Leased, NoObserver, PoolConfig, ReadMemory, RegionConfig, RegionTier,
     SlabPool, Ticket, Waiter, WriteMemory,
 };
 use crate::status::{DriveState, DriveStatus, EngineStatus};
+use crate::stream::{StreamBudget, StripeTable, Stripes, WriteStream, read_window};
 
 /// Keys of a batch that are hashed and looked up together.
 const BATCH: usize = 64;
@@ -50,6 +55,10 @@ pub(crate) struct Shared {
     pub(crate) never_read_bytes: AtomicU64,
     pub(super) memory: MemoryStore,
     drives: OnceLock<Vec<Result<DriveHandle, String>>>,
+    /// The drives' numbers for good.
+    members: Vec<u16>,
+    pub(crate) stripes: StripeTable,
+    pub(crate) streams: StreamBudget,
     /// Values longer than this are striped.
     pub(crate) part_bytes: u64,
     draining: AtomicBool,
@@ -94,6 +103,50 @@ impl GrantSink for ReserveSink {
     }
 }
 
+/// Turns a grant into the next window of a put.
+struct WindowSink {
+    shared: Arc<Shared>,
+    rest: Mutex<Option<(OwnedPut, WriteStream)>>,
+    window: Range<u64>,
+    sender: CompletionSender,
+    token: Token,
+    io: IoTimes,
+}
+
+impl WindowSink {
+    fn deliver(&self, memory: WriteMemory, lease_wait_ns: Option<u64>) {
+        let Some((put, stream)) = self.rest.lock().take() else {
+            return;
+        };
+        let (shared, window, stream) = (self.shared.clone(), self.window.clone(), Some(stream));
+        let inner = WriteInner {
+            shared,
+            put,
+            memory,
+            window,
+            stream,
+        };
+        let result = CompletionResult::Advanced(Ok(WriteLease {
+            inner: Box::new(inner),
+        }));
+        let io = IoTimes {
+            lease_wait_ns,
+            ..self.io
+        };
+        self.sender.push(Completion {
+            token: self.token,
+            result,
+            io,
+        });
+    }
+}
+
+impl GrantSink for WindowSink {
+    fn granted(&self, grant: Grant) {
+        self.deliver(grant.memory, Some(grant.waited_ns));
+    }
+}
+
 /// Hands memory to a drive's thread.
 struct DriveSink {
     shared: Arc<Shared>,
@@ -103,6 +156,12 @@ struct DriveSink {
 impl GrantSink for DriveSink {
     fn granted(&self, grant: Grant) {
         self.shared.send_to_drive(self.drive, Event::Granted(grant));
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
@@ -125,7 +184,10 @@ impl Shared {
             shards: 64,
             segments: store.segment_counts(),
         });
-        let version = open::restore(&index, &hasher, &mut store.drives);
+        let stripes = StripeTable::default();
+        let members = store.members();
+        let version = open::restore(&index, &hasher, &mut store.drives, &members, &stripes);
+        let pool_bytes = pool.capacity_bytes() as u64;
         let part_bytes = store
             .part_bytes_max()
             .min(config.extent_bytes)
@@ -145,6 +207,9 @@ impl Shared {
             never_read_bytes: AtomicU64::new(0),
             memory: MemoryStore::new(),
             drives: OnceLock::new(),
+            members,
+            stripes,
+            streams: StreamBudget::new(pool_bytes / 2),
             part_bytes,
             draining: AtomicBool::new(false),
             waiting: Mutex::default(),
@@ -180,7 +245,7 @@ impl Shared {
     /// Where a change of a key goes: to the drive that has it, else to one of those that were
     /// there at the start, always the same one. A drive that fails later keeps its keys, so
     /// that what is on it can't become stale.
-    fn home(&self, hash: KeyHash) -> Option<u8> {
+    pub(crate) fn home(&self, hash: KeyHash) -> Option<u8> {
         if let Some(location) = self.index.get(hash) {
             if self.drive(location.drive_idx).is_some() {
                 return Some(location.drive_idx);
@@ -274,6 +339,7 @@ impl Shared {
     /// Bytes to lease for a value: whole pages for what becomes an extent.
     fn lease_bytes(&self, len: u64) -> usize {
         let pages = self.config.mode != Mode::Memory && len >= EXTENT_BYTES_MIN;
+        let len = len.min(self.write_window_bytes());
         (if pages { page_up(len) } else { len }) as usize
     }
 
@@ -287,14 +353,6 @@ impl Shared {
             });
         }
         let window = self.pool.window_bytes() as u64;
-        if self.config.mode != Mode::Memory && len > self.part_bytes {
-            let limit = "storage.block_size";
-            return Err(PutError::TooLarge {
-                len,
-                bound: self.part_bytes,
-                limit,
-            });
-        }
         if self.config.mode == Mode::Memory && len > window {
             let limit = "a quarter of storage.max_size in memory mode";
             return Err(PutError::TooLarge {
@@ -422,8 +480,17 @@ impl Shared {
         }
     }
 
+    /// What a put fills at once: whole parts, at most a quarter of the pool.
+    fn write_window_bytes(&self) -> u64 {
+        let window = self.pool.window_bytes() as u64;
+        if self.config.mode == Mode::Memory {
+            return window;
+        }
+        (window / self.part_bytes).max(1) * self.part_bytes
+    }
+
     fn write_lease(self: &Arc<Self>, put: OwnedPut, memory: WriteMemory) -> WriteLease {
-        let window = 0..put.len;
+        let window = 0..put.len.min(self.write_window_bytes());
         let shared = self.clone();
         WriteLease {
             inner: Box::new(WriteInner {
@@ -438,13 +505,79 @@ impl Shared {
 
     pub(crate) fn advance_write(
         self: &Arc<Self>,
-        lease: WriteLease,
-        _sender: CompletionSender,
-        _token: Token,
+        mut lease: WriteLease,
+        sender: CompletionSender,
+        token: Token,
     ) -> Result<Step<WriteLease>, PutError> {
-        match lease.inner.stream {
-            Some(stream) => match stream {},
-            None => unreachable!("a partial window has a stream"),
+        if self.draining() {
+            return Err(PutError::Draining);
+        }
+        lease.zero_tail();
+        self.write_window(lease, None, sender, token)?;
+        Ok(Step::Pending)
+    }
+
+    /// Leases the next window of a put, and tells its caller.
+    pub(crate) fn lease_window(
+        self: &Arc<Self>,
+        put: OwnedPut,
+        stream: WriteStream,
+        start: u64,
+        sender: CompletionSender,
+        token: Token,
+        io: IoTimes,
+    ) {
+        let window = start..put.len.min(start + self.write_window_bytes());
+        let bytes = page_up(window.end - window.start) as usize;
+        let sink = Arc::new(WindowSink {
+            shared: self.clone(),
+            rest: Mutex::new(Some((put, stream))),
+            window,
+            sender,
+            token,
+            io,
+        });
+        let memory = self.lease_now(bytes).or_else(|| {
+            let waiter = Waiter {
+                sink: sink.clone(),
+                token: token.0,
+            };
+            match self.pool.lease(bytes, waiter) {
+                Ok(Leased::Now(memory)) => Some(memory),
+                _ => None,
+            }
+        });
+        if let Some(memory) = memory {
+            sink.deliver(memory, None);
+        }
+    }
+
+    pub(crate) fn members(&self) -> &[u16] {
+        &self.members
+    }
+
+    /// The drive of a part: the next ones after the key's own, round and round.
+    pub(crate) fn stripe_drive(&self, home: u8, part: u64) -> u8 {
+        let ready = || {
+            (0u8..)
+                .zip(self.drives())
+                .filter(|(_, drive)| drive.is_ok())
+        };
+        let count = ready().count().max(1) as u64;
+        let first = ready().position(|(idx, _)| idx == home).unwrap_or(0) as u64;
+        ready()
+            .nth(((first + part) % count) as usize)
+            .map_or(home, |(idx, _)| idx)
+    }
+
+    /// An event of the engine itself; false if the drive doesn't serve.
+    pub(crate) fn send_if_up(&self, drive: u8, event: Event) -> bool {
+        match self.drive(drive) {
+            Some(drive) => {
+                drive.inbox.push(event);
+                true
+            }
+            None => false,
         }
     }
 
@@ -457,6 +590,12 @@ impl Shared {
     ) -> Result<Step<Committed>, PutError> {
         if self.draining() {
             return Err(PutError::Draining);
+        }
+        if self.config.mode != Mode::Memory && lease.len() > self.part_bytes {
+            let mut lease = lease;
+            lease.zero_tail();
+            self.write_window(lease, Some(crc), sender, token)?;
+            return Ok(Step::Pending);
         }
         let WriteInner {
             put, mut memory, ..
@@ -474,8 +613,7 @@ impl Shared {
             });
         };
         let reply = Reply {
-            token,
-            sender,
+            to: ReplyTo::Caller(sender, token),
             accepted: now(),
         };
         let body = Body::Value(memory.freeze());
@@ -523,9 +661,22 @@ impl Shared {
         if self.draining() {
             return Err(GetError::Draining);
         }
+        if location.kind == KIND_STRIPES {
+            let stripes = self.stripes.get(key.hash);
+            let same = |stripes: &Arc<Stripes>| {
+                stripes.list == location
+                    && stripes.namespace == key.namespace
+                    && *stripes.key == *key.key
+                    && !stripes.meta.expired(unix_ms())
+            };
+            let Some(stripes) = stripes.filter(same) else {
+                return Ok(Step::Ready(None));
+            };
+            read_window(self, stripes, 0, queue.sender(), token);
+            return Ok(Step::Pending);
+        }
         let reply = Reply {
-            token,
-            sender: queue.sender(),
+            to: ReplyTo::Caller(queue.sender(), token),
             accepted: now(),
         };
         let (hash, namespace) = (key.hash, key.namespace);
@@ -578,8 +729,7 @@ impl Shared {
         };
         let _ = home;
         let reply = Reply {
-            token,
-            sender: queue.sender(),
+            to: ReplyTo::Caller(queue.sender(), token),
             accepted: now(),
         };
         let (hash, namespace) = (key.hash, key.namespace);
@@ -706,16 +856,6 @@ impl Shared {
         } else {
             Ok(())
         }
-    }
-}
-
-/// Clears what lies between a value's end and the end of its last page.
-fn zero_tail(memory: &mut WriteMemory, len: usize) {
-    let mut at = len;
-    while at < memory.len() {
-        let piece = memory.piece_at(at);
-        piece.fill(0);
-        at += piece.len();
     }
 }
 

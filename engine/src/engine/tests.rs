@@ -239,3 +239,120 @@ fn drive_in_use_is_refused() {
     stop(client);
     stop(Client::open(config));
 }
+
+/// Bytes used on all drives, once they are as expected; waits two seconds for that.
+fn used_once(client: &Client, expected: impl Fn(u64) -> bool) -> u64 {
+    for _ in 0..200 {
+        let drives = client.engine.status().drives;
+        let used = drives.iter().map(|drive| drive.used_bytes).sum();
+        if expected(used) {
+            return used;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{:?}", client.engine.status().drives);
+}
+
+#[test]
+fn long_values_are_striped_streamed_and_read_back_after_a_restart() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = files(dir.path(), 3, 64 << 20);
+    let client = Client::open(config.clone());
+    // A part is 256 KiB here, a window 2 MiB.
+    let sizes = [
+        262_145usize,
+        524_288,
+        1_000_001,
+        2 << 20,
+        (2 << 20) + 1,
+        9_999_999,
+    ];
+    for len in sizes {
+        client
+            .put(&len.to_le_bytes(), &value_of(len as u64, len))
+            .expect("put");
+        assert_eq!(
+            client.get(&len.to_le_bytes()),
+            Some(value_of(len as u64, len)),
+            "{len}"
+        );
+    }
+    client.put(b"replaced", &value_of(1, 3 << 20)).expect("put");
+    client.put(b"replaced", &value_of(2, 1 << 20)).expect("put");
+    client.put(b"shrunk", &value_of(3, 3 << 20)).expect("put");
+    client.put(b"shrunk", b"small").expect("put");
+    client.put(b"deleted", &value_of(4, 3 << 20)).expect("put");
+    assert!(client.delete(b"deleted").expect("delete"));
+    let live: usize = sizes.iter().sum::<usize>() + (1 << 20);
+    // Drives hear of what died on them a moment later.
+    let bounds = live as u64..(live + (1 << 20)) as u64;
+    let used = used_once(&client, |used| bounds.contains(&used));
+    stop(client);
+    let client = Client::open(config);
+    for len in sizes {
+        assert_eq!(
+            client.get(&len.to_le_bytes()),
+            Some(value_of(len as u64, len)),
+            "{len}"
+        );
+    }
+    assert_eq!(client.get(b"replaced"), Some(value_of(2, 1 << 20)));
+    assert_eq!(client.get(b"shrunk").as_deref(), Some(&b"small"[..]));
+    assert_eq!(client.get(b"deleted"), None);
+    assert!(!client.exists(b"deleted"));
+    let after = used_once(&client, |after| after == used);
+    assert_eq!(
+        after, used,
+        "what was replaced or deleted is counted as dead"
+    );
+}
+
+#[test]
+fn abandoned_stream_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("dir");
+    let client = Client::open(files(dir.path(), 2, 64 << 20));
+    let put = crate::Put {
+        namespace: 0,
+        key: b"key",
+        len: 8 << 20,
+        attrs: Attrs::default(),
+        condition: Condition::None,
+    };
+    let lease = client.reserve(&put).expect("reserve");
+    assert_eq!(lease.window(), 0..2 << 20);
+    let step = lease
+        .advance(&client.queue, crate::Token(1))
+        .expect("advance");
+    assert!(matches!(step, crate::Step::Pending));
+    let crate::CompletionResult::Advanced(Ok(lease)) = client.wait().result else {
+        panic!("the first window goes out")
+    };
+    assert_eq!(lease.window(), 2 << 20..4 << 20);
+    drop(lease);
+    assert_eq!(client.get(b"key"), None);
+    client.put(b"other", b"x").expect("put");
+    used_once(&client, |used| used < 1 << 20);
+}
+
+#[test]
+fn many_long_reads_at_once_share_the_pool() {
+    let dir = tempfile::tempdir().expect("dir");
+    let client = Client::open(files(dir.path(), 2, 128 << 20));
+    for key in 0..8u8 {
+        client
+            .put(&[key], &value_of(key.into(), 6 << 20))
+            .expect("put");
+    }
+    std::thread::scope(|scope| {
+        for reader in 0..8u8 {
+            let engine = client.engine.clone();
+            scope.spawn(move || {
+                let client = Client::new(engine);
+                for key in 0..8u8 {
+                    let key = (key + reader) % 8;
+                    assert_eq!(client.get(&[key]), Some(value_of(key.into(), 6 << 20)));
+                }
+            });
+        }
+    });
+}

@@ -11,9 +11,10 @@ use crate::cache::CacheKey;
 use crate::config::Sync;
 use crate::drive::{IoBuffer, IoDone};
 use crate::entry::Meta;
-use crate::index::{Change, If, Location};
+use crate::index::{Change, If, KeyHash, Location};
 use crate::metrics::Tick;
 use crate::slab::ReadMemory;
+use crate::stream::Stripes;
 
 /// What a journalled row was for.
 #[derive(Clone, Copy, Debug)]
@@ -315,7 +316,8 @@ impl DriveLog {
                 };
                 let before = shared.index.remove(work.hash, If::Always);
                 shared.cache.remove(&key);
-                self.bury(context, before);
+                let hash = work.hash;
+                self.bury(context, hash, before);
                 CompletionResult::Deleted(Ok(true))
             }
             Work::Put(work) => {
@@ -349,15 +351,37 @@ impl DriveLog {
                         crc,
                     };
                     let before = shared.index.put(work.put.hash, location, If::Always);
-                    match &work.body {
+                    match &mut work.body {
                         Body::Value(memory) => {
                             shared.adopt(&key, memory.part(0, len as usize), meta);
                         }
-                        Body::Stripes(_) => {
+                        Body::Stripes { parts, whole, .. } => {
                             shared.cache.remove(&key);
+                            if let Some(whole) = whole {
+                                shared.adopt(&key, whole.part(0, len as usize), meta);
+                            }
+                            let stripes = Stripes {
+                                hash: work.put.hash,
+                                namespace: work.put.namespace,
+                                key: work.put.key.clone(),
+                                meta,
+                                part_bytes: shared.part_bytes,
+                                parts: std::mem::take(parts),
+                                list: location,
+                            };
+                            if let Some(last) = shared.stripes.put(stripes) {
+                                shared.bury_parts(&last.parts);
+                            }
+                            self.bury_only(context, before);
+                            return self.finish(
+                                context,
+                                op,
+                                CompletionResult::Committed(Ok(Committed { version })),
+                            );
                         }
                     }
-                    self.bury(context, before);
+                    let hash = work.put.hash;
+                    self.bury(context, hash, before);
                 }
                 CompletionResult::Committed(Ok(Committed { version }))
             }
@@ -365,8 +389,17 @@ impl DriveLog {
         self.finish(context, op, result);
     }
 
-    /// Counts what an index entry replaced as dead, wherever it lies.
-    fn bury(&mut self, context: &mut Context<'_>, change: Change) {
+    /// Counts what an index entry replaced as dead, wherever it lies, with its parts.
+    fn bury(&mut self, context: &mut Context<'_>, hash: KeyHash, change: Change) {
+        if let Change::Done(Some(location)) = change {
+            if let Some(stripes) = context.shared.stripes.take(hash, &location) {
+                context.shared.bury_parts(&stripes.parts);
+            }
+        }
+        self.bury_only(context, change);
+    }
+
+    fn bury_only(&mut self, context: &mut Context<'_>, change: Change) {
         let Change::Done(Some(location)) = change else {
             return;
         };

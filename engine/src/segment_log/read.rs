@@ -5,8 +5,8 @@ use std::io;
 use super::bytes::{PAGE, crc_of_pieces, page_up};
 use super::record::{self, Header};
 use super::segment::{Extent, HINT, KIND_EXTENT};
-use super::{Context, DriveLog, Purpose, ReadWork, Reply, Times};
-use crate::api::{Completion, CompletionResult, Tier};
+use super::{Answer, Context, DriveLog, PartRead, Purpose, ReadWork, Reply, Times};
+use crate::api::{CompletionResult, Tier};
 use crate::cache::CacheKey;
 use crate::config::Verify;
 use crate::drive::{Io, IoBuffer, IoDone, IoId};
@@ -41,7 +41,6 @@ enum Found {
     Miss,
     /// The record is longer than its hint could say.
     Longer(usize),
-    Stripes(Vec<u8>, Meta),
     Corrupt(&'static str),
 }
 
@@ -168,14 +167,19 @@ impl DriveLog {
                     what,
                     "a value is corrupt; purged"
                 );
-                if let crate::index::Change::Done(Some(_)) =
+                let part = self.reads[job]
+                    .extent
+                    .as_ref()
+                    .is_some_and(|e| e.part.is_some());
+                if part {
+                    // The whole value goes, when its reader hears of it.
+                } else if let crate::index::Change::Done(Some(_)) =
                     context.shared.index.remove(hash, If::At(location))
                 {
                     self.segments.add_dead(&location);
                 }
                 self.end_read(context, job, |drive| Err(GetError::Corrupt { drive, what }));
             }
-            Found::Stripes(list, meta) => self.end_with_stripes(context, job, &list, meta),
             Found::Value(memory, meta) => {
                 if meta.expired(context.unix_ms) {
                     self.end_read(context, job, |_| Ok(None));
@@ -184,7 +188,11 @@ impl DriveLog {
                 self.note_read(&location);
                 let read = &self.reads[job];
                 // Only what the index still points to: a put may have ended meanwhile.
-                if context.shared.index.get(hash) == Some(location) {
+                let part = read
+                    .extent
+                    .as_ref()
+                    .is_some_and(|extent| extent.part.is_some());
+                if !part && context.shared.index.get(hash) == Some(location) {
                     let key = CacheKey {
                         hash,
                         namespace: read.namespace,
@@ -266,7 +274,7 @@ impl DriveLog {
         };
         match header.kind {
             record::Kind::Tombstone => Found::Miss,
-            record::Kind::Stripes => Found::Stripes(body.to_vec(), meta),
+            record::Kind::Stripes => Found::Miss,
             record::Kind::Value => {
                 if header.value_len != body.len() as u64 {
                     return Found::Corrupt("length of a record");
@@ -311,12 +319,6 @@ impl DriveLog {
         (read.waiters, read.times)
     }
 
-    fn end_with_stripes(&mut self, context: &mut Context<'_>, job: usize, list: &[u8], meta: Meta) {
-        let _ = (list, meta);
-        self.end_read(context, job, |_| Ok(None));
-        let _ = context;
-    }
-
     fn answer(
         &self,
         context: &mut Context<'_>,
@@ -325,16 +327,46 @@ impl DriveLog {
         result: Result<Option<ReadLease>, GetError>,
     ) {
         let io = self.io_times(context, reply, &times);
-        let result = CompletionResult::Got(result);
-        let completion = Completion {
-            token: reply.token,
+        let (to, result) = (reply.to.clone(), CompletionResult::Got(result));
+        context.effects.answers.push(Answer {
+            to,
             result,
             io,
+            location: None,
+        });
+    }
+
+    /// Reads a part of a striped value; a part that isn't there any more is a miss.
+    pub(super) fn read_part(&mut self, context: &mut Context<'_>, work: PartRead) {
+        let location = work.location;
+        let same = |extent: &&Extent| {
+            extent.part == Some(work.part)
+                && extent.namespace == work.stripes.namespace
+                && extent.key == work.stripes.key
         };
-        context
-            .effects
-            .completions
-            .push((reply.sender.clone(), completion));
+        let segment = self.segments.list.get(location.segment_idx as usize);
+        let extent = segment
+            .filter(|segment| segment.generation as u8 == location.generation && !self.down)
+            .and_then(|segment| segment.extents.get(&location.offset))
+            .filter(same)
+            .cloned();
+        let Some(extent) = extent else {
+            self.answer(context, &work.reply, Times::default(), Ok(None));
+            return;
+        };
+        let job = self.reads.insert(ReadJob {
+            hash: work.stripes.hash,
+            namespace: extent.namespace,
+            key: extent.key.clone(),
+            location,
+            len: page_up(extent.len) as usize,
+            extent: Some(extent),
+            waiters: vec![work.reply],
+            times: Times::default(),
+            reading: false,
+        });
+        self.segments.get_mut(location.segment_idx).readers += 1;
+        self.lease_and_read(context, job);
     }
 }
 

@@ -263,8 +263,11 @@ impl DriveLog {
     fn place(&mut self, context: &mut Context<'_>, op: usize) -> Result<(), NoPlace> {
         let extent = match &self.ops[op].work {
             Work::Put(work) => match &work.body {
-                Body::Value(memory) => work.put.len >= EXTENT_BYTES_MIN && !memory.is_empty(),
-                Body::Stripes(_) => false,
+                Body::Value(memory) => {
+                    let long = work.put.len >= EXTENT_BYTES_MIN || work.part.is_some();
+                    long && !memory.is_empty()
+                }
+                Body::Stripes { .. } => false,
             },
             Work::Delete(_) => false,
         };
@@ -310,7 +313,7 @@ impl DriveLog {
             Work::Delete(work) => (work.key.len(), 0),
             Work::Put(work) => match &work.body {
                 Body::Value(memory) => (work.put.key.len(), memory.len()),
-                Body::Stripes(list) => (work.put.key.len(), list.len()),
+                Body::Stripes { list, .. } => (work.put.key.len(), list.len()),
             },
         };
         let len = record::record_len(key_len, body_len);
@@ -519,7 +522,7 @@ fn encode(
                     end += piece.len();
                 }
             }
-            Body::Stripes(list) => {
+            Body::Stripes { list, .. } => {
                 batch.memory.copy_from(end, list);
                 end += list.len();
             }
@@ -552,7 +555,7 @@ fn header_of(work: &Work, version: u64, generation: u32) -> (Header, &[u8], u8) 
                     let crc = crc_of_pieces(memory.pieces());
                     (record::Kind::Value, KIND_RECORD, memory.len(), crc)
                 }
-                Body::Stripes(list) => (
+                Body::Stripes { list, .. } => (
                     record::Kind::Stripes,
                     KIND_STRIPES,
                     list.len(),
