@@ -1,5 +1,5 @@
 //! Which operations become spans: sampled ones by the caller's or our own decision, and the slow and the
-//! failed always, each within a rate.
+//! failed always, each within a rate. A client also keeps its half of what the server said it keeps.
 
 use std::time::Duration;
 
@@ -61,6 +61,7 @@ impl Decider {
         let tail = match (timeline.outcome(), verdict.is_slow) {
             (OutcomeLabel::Error, _) => Some(SpanDecision::Failed),
             (_, true) => Some(SpanDecision::Slow),
+            _ if timeline.is_kept_by_server => Some(SpanDecision::Server),
             _ => None,
         };
         let is_sampled = timeline.trace.is_sampled();
@@ -77,7 +78,7 @@ impl Decider {
 pub(crate) fn is_kept(decision: SpanDecision) -> bool {
     matches!(
         decision,
-        SpanDecision::Sampled | SpanDecision::Slow | SpanDecision::Failed
+        SpanDecision::Sampled | SpanDecision::Slow | SpanDecision::Failed | SpanDecision::Server
     )
 }
 
@@ -122,6 +123,22 @@ mod tests {
         check(false, OutcomeLabel::Ok, SLOW, SpanDecision::Slow);
         check(false, OutcomeLabel::Error, FAST, SpanDecision::Failed);
         check(true, OutcomeLabel::Error, SLOW, SpanDecision::Failed);
+    }
+
+    #[test]
+    fn a_client_keeps_its_half_of_what_the_server_keeps() {
+        let mut decider = Decider::new(1, Tick(0));
+        let mut fast = op(false, OutcomeLabel::Ok);
+        fast.is_kept_by_server = true;
+        let decision = decider.decide(&fast, &FAST, Tick(0));
+        assert_eq!(decision, SpanDecision::Server);
+        assert!(is_kept(decision));
+        let decision = decider.decide(&fast, &FAST, Tick(0));
+        assert_eq!(
+            decision,
+            SpanDecision::Suppressed,
+            "the rate holds for it too"
+        );
     }
 
     #[test]

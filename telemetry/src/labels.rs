@@ -324,6 +324,8 @@ closed! {
         Slow = "slow",
         /// Kept: it failed.
         Failed = "failed",
+        /// Kept by a client: the server said that it keeps its half.
+        Server = "server",
         /// Would have been kept, but the rate cap was reached.
         Suppressed = "suppressed",
         /// Not kept.

@@ -52,7 +52,8 @@ impl Default for SlowPolicy {
 }
 
 impl SlowPolicy {
-    fn bound_ns(&self, bytes: u64) -> u64 {
+    #[inline]
+    pub(crate) fn bound_ns(&self, bytes: u64) -> u64 {
         let mib = bytes as f64 / (1 << 20) as f64;
         (self.base.as_nanos() as f64 + self.per_mib.as_nanos() as f64 * mib) as u64
     }

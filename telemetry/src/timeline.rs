@@ -6,6 +6,7 @@
 
 use crate::clock::Tick;
 use crate::labels::{OpKind, OutcomeLabel, Stage, Step, Tier, Transport};
+use crate::slow::SlowPolicy;
 use crate::trace::TraceContext;
 
 /// Whether a Timeline has a server's stages or a client's steps.
@@ -87,6 +88,8 @@ pub struct Timeline {
     pub is_probed: bool,
     /// Whether the whole op failed or one of its entries did.
     pub is_failed: bool,
+    /// Client: the reply said that the server keeps its half ([`Timeline::is_kept_hint`]).
+    pub is_kept_by_server: bool,
     /// Wire code of the first error; 0 where there was none.
     pub error_code: u16,
     /// The drive of its last-completing I/O.
@@ -124,6 +127,7 @@ impl Timeline {
             role: Role::Server,
             is_probed: false,
             is_failed: false,
+            is_kept_by_server: false,
             error_code: 0,
             drive_idx: None,
             server_idx: 0,
@@ -229,6 +233,18 @@ impl Timeline {
     #[inline]
     pub fn finish(&mut self, end: Tick) {
         self.end = end.max(self.start);
+    }
+
+    /// Whether it is known at `now`, before the reply is sent, that this op is one to keep: it failed, or is
+    /// above its fixed bound already. Plain arithmetic, no look at the clock.
+    ///
+    /// A server says so in its reply, and the client sets [`Timeline::is_kept_by_server`], so that a slow op's
+    /// trace has both halves. It is a hint: being slow against the median is only judged later, and the rate
+    /// cap may still suppress either half.
+    #[inline]
+    pub fn is_kept_hint(&self, policy: &SlowPolicy, now: Tick) -> bool {
+        self.outcome() == OutcomeLabel::Error
+            || now.since(self.start) > policy.bound_ns(self.bytes())
     }
 
     /// ns from start to end.
@@ -355,6 +371,25 @@ mod tests {
             (Tier::None, OutcomeLabel::Error)
         );
         assert_eq!(timeline.entries.total(), 64);
+    }
+
+    #[test]
+    fn a_failed_op_and_one_above_its_bound_are_to_be_kept_before_the_reply_is_sent() {
+        let policy = SlowPolicy::default();
+        let hint = |bytes_out, after_ms: u64, is_failed| {
+            let mut timeline = timeline();
+            timeline.bytes_out = bytes_out;
+            timeline.is_failed = is_failed;
+            let now = timeline
+                .start
+                .after(std::time::Duration::from_millis(after_ms));
+            timeline.is_kept_hint(&policy, now)
+        };
+        assert!(!hint(1024, 9, false));
+        assert!(hint(1024, 11, false), "above 10 ms");
+        assert!(!hint(64 << 20, 70, false), "64 MiB may take 74 ms");
+        assert!(hint(64 << 20, 75, false));
+        assert!(hint(1024, 0, true));
     }
 
     #[test]
