@@ -4,29 +4,33 @@
 //! connection is closed, and only then is that memory freed. So nothing can land in memory that has a new owner, whatever a
 //! runtime does with futures.
 
+mod driver;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 
+use self::driver::Driver;
 use memkv_proto::blocks::TraceContext;
 use memkv_proto::mac::{FrameMac, HmacSha256};
 use memkv_proto::op::{Attrs, Condition, OpCode};
 use memkv_telemetry::clock::{self, Tick};
 use parking_lot::Mutex;
-use slab::Slab;
 
 use crate::call::{CallOptions, ServerStat, Value};
 use crate::config::ClientConfig;
-use crate::core::op::{BareReply, Bytes, Dest, Op};
-use crate::core::{Core, CoreConfig, OpId, OpTable, Token};
-use crate::error::{OpError, TransportCause};
-use crate::meter::Scribe;
+use crate::core::op::{BareReply, Bytes, Dest};
+use crate::core::{Core, CoreConfig};
+use crate::error::OpError;
 use crate::plan::Plan;
 use crate::pool::Load;
 use crate::router::IdentityMismatch;
 use crate::shared::{BuildError, RegionError, Shared, TransportState};
+
+/// A buffer that was given to a read, back with the length of the value at its start.
+pub type Filled = (Vec<u8>, usize);
 
 /// Requests that one connection may have unanswered here, where many callers share it.
 const WINDOW: usize = 256;
@@ -214,15 +218,7 @@ impl<M: FrameMac> AsyncClient<M> {
             waker,
             commands: Mutex::default(),
         });
-        let driver = Driver {
-            core,
-            scribe: shared.meter.scribe(),
-            shared: Arc::clone(&shared),
-            link: Arc::clone(&link),
-            table: Table(Slab::new()),
-            calls: Slab::new(),
-            warming: Vec::new(),
-        };
+        let driver = Driver::new(core, Arc::clone(&shared), Arc::clone(&link));
         let thread = std::thread::Builder::new()
             .name("memkv-client-io".to_owned())
             .spawn(move || driver.run());
@@ -300,7 +296,7 @@ impl<M: FrameMac> AsyncClient<M> {
         &self,
         key: impl Into<Vec<u8>>,
         buffer: Vec<u8>,
-    ) -> Pending<Result<Option<(Vec<u8>, usize)>, OpError>> {
+    ) -> Pending<Result<Option<Filled>, OpError>> {
         let load = Load::of_bytes(buffer.len() as u64);
         self.get_reads(key.into(), Dest::Owned(buffer), load, |finished| {
             Ok(one(finished.plan().read())?.map(|(meta, buffer)| (buffer, meta.len as usize)))
@@ -401,7 +397,7 @@ impl<M: FrameMac> AsyncClient<M> {
     pub fn batch_get_into(
         &self,
         items: Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Pending<Vec<Result<Option<(Vec<u8>, usize)>, OpError>>> {
+    ) -> Pending<Vec<Result<Option<Filled>, OpError>>> {
         let bytes = items.iter().map(|(_, buffer)| buffer.len() as u64).sum();
         let items = items
             .into_iter()
@@ -559,180 +555,4 @@ impl Finished {
 
 fn one<T>(mut results: Vec<Result<T, OpError>>) -> Result<T, OpError> {
     results.pop().unwrap_or(Err(OpError::Closed))
-}
-
-/// The ops of all calls under way.
-struct Table(Slab<Slot>);
-
-struct Slot {
-    op: Op<'static>,
-    call: usize,
-    place: usize,
-}
-
-impl OpTable<'static> for Table {
-    fn op(&self, token: Token) -> Option<&Op<'static>> {
-        self.0.get(token.0 as usize).map(|slot| &slot.op)
-    }
-
-    fn op_mut(&mut self, token: Token) -> Option<&mut Op<'static>> {
-        self.0.get_mut(token.0 as usize).map(|slot| &mut slot.op)
-    }
-}
-
-/// A call under way: its plan, whose ops are in the table and come back one by one.
-struct Running {
-    plan: Plan<'static>,
-    promise: Arc<Promise>,
-    ids: Vec<OpId>,
-    back: Vec<Option<Op<'static>>>,
-    left: usize,
-}
-
-/// What the I/O thread owns.
-struct Driver<M: FrameMac> {
-    core: Core<M>,
-    scribe: Scribe,
-    shared: Arc<Shared>,
-    link: Arc<Link>,
-    table: Table,
-    calls: Slab<Running>,
-    warming: Vec<Arc<Promise>>,
-}
-
-impl<M: FrameMac> Driver<M> {
-    fn run(mut self) {
-        while self.turn() {}
-        self.end();
-    }
-
-    /// Takes in what callers ask and works until something happens; false when that was the end.
-    fn turn(&mut self) -> bool {
-        let commands = std::mem::take(&mut self.link.commands.lock().queue);
-        for command in commands {
-            if !self.apply(command) {
-                return false;
-            }
-        }
-        self.warm_up();
-        let polled = self.core.poll(&mut self.table, None);
-        self.reap();
-        if let Err(error) = &polled {
-            tracing::error!(%error, "the client's poller failed; closing the client");
-        }
-        polled.is_ok()
-    }
-
-    /// False when that was the last one.
-    fn apply(&mut self, command: Command) -> bool {
-        match command {
-            Command::Start {
-                plan,
-                since,
-                trace,
-                promise,
-            } => self.start(plan, since, trace, promise),
-            Command::Cancel(promise) => {
-                let call = self
-                    .calls
-                    .iter()
-                    .find(|(_, call)| Arc::ptr_eq(&call.promise, &promise));
-                let ids = call.map(|(_, call)| call.ids.clone()).unwrap_or_default();
-                for id in ids {
-                    self.core.cancel(&mut self.table, id);
-                }
-            }
-            Command::WarmUp(promise) => self.warming.push(promise),
-            Command::Close => return false,
-        }
-        true
-    }
-
-    fn start(
-        &mut self,
-        mut plan: Plan<'static>,
-        since: Tick,
-        trace: Option<TraceContext>,
-        promise: Arc<Promise>,
-    ) {
-        self.scribe.begin(&mut plan.ops, trace, since);
-        let ops = std::mem::take(&mut plan.ops);
-        if ops.is_empty() {
-            promise.fulfil(Finished::Plan(plan));
-            return;
-        }
-        let left = ops.len();
-        let entry = self.calls.vacant_entry();
-        let mut ids = Vec::with_capacity(left);
-        for (place, op) in ops.into_iter().enumerate() {
-            let slot = self.table.0.insert(Slot {
-                op,
-                call: entry.key(),
-                place,
-            });
-            ids.push(
-                self.core
-                    .submit(Token(slot as u64), &mut self.table.0[slot].op, since),
-            );
-        }
-        let back = (0..left).map(|_| None).collect();
-        entry.insert(Running {
-            plan,
-            promise,
-            ids,
-            back,
-            left,
-        });
-    }
-
-    fn reap(&mut self) {
-        while let Some(token) = self.core.next_done() {
-            let Slot {
-                mut op,
-                call,
-                place,
-            } = self.table.0.remove(token.0 as usize);
-            self.scribe.finish(&mut op);
-            let running = &mut self.calls[call];
-            running.back[place] = Some(op);
-            running.left -= 1;
-            if running.left == 0 {
-                let mut done = self.calls.remove(call);
-                done.plan.ops = done.back.into_iter().flatten().collect();
-                done.promise.fulfil(Finished::Plan(done.plan));
-            }
-        }
-        self.shared.note(&mut self.core);
-    }
-
-    fn warm_up(&mut self) {
-        if self.warming.is_empty() {
-            return;
-        }
-        let result = match self.core.warm_up(&mut self.table) {
-            Ok(false) => return,
-            Ok(true) => Ok(self.core.connections_up()),
-            Err(error) => Err(error),
-        };
-        for promise in self.warming.drain(..) {
-            promise.fulfil(Finished::WarmUp(result.clone()));
-        }
-    }
-
-    /// Fails whatever is under way or comes later.
-    fn end(&mut self) {
-        let mut commands = self.link.commands.lock();
-        commands.closed = true;
-        let rest = std::mem::take(&mut commands.queue);
-        drop(commands);
-        for command in rest {
-            self.apply(command);
-        }
-        self.core
-            .close(&mut self.table, &TransportCause::ClientClosed);
-        self.reap();
-        for promise in self.warming.drain(..) {
-            promise.fulfil(Finished::WarmUp(Err(OpError::Closed)));
-        }
-    }
 }

@@ -121,6 +121,10 @@ section! {
     }
 }
 
+#[expect(
+    clippy::ptr_arg,
+    reason = "a rule takes a reference to the field's own type"
+)]
 fn check_servers(servers: &Vec<String>) -> Result<(), Wrong> {
     if servers.is_empty() {
         return Err(Wrong::new(

@@ -1,4 +1,15 @@
-//! The Rust client of memkv.
+//! The Rust client of memkv: [`Client`] for threads, [`AsyncClient`] for futures, [`core`] for event loops of one's own.
+//!
+//! ```no_run
+//! let client = memkv_client::Client::from_process()?; // MEMKV_CONFIG, MEMKV_SERVERS, MEMKV_AUTH_KEY …
+//! client.put(b"model/layer-0", b"its block")?;
+//! assert_eq!(client.get(b"model/layer-0")?.as_deref(), Some(b"its block".as_slice()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Every entry of every call has an outcome of its own: `Ok(Some(_))`, `Ok(None)` for a miss, or an [`OpError`] that tells
+//! what a server answered from what happened on the way. Keys are placed by [`router`], large calls are cut into frames,
+//! values are checked end to end by CRC32C, and a call that gives up is fenced before it says so.
 #![deny(unsafe_code)]
 
 mod async_client;
@@ -17,7 +28,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
-pub use async_client::{AsyncClient, Pending};
+pub use async_client::{AsyncClient, Filled, Pending};
 pub use blocking::{Calls, Client};
 pub use call::{CallOptions, ServerStat, Value};
 pub use config::{ClientConfig, ConfigError};

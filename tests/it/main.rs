@@ -1,4 +1,5 @@
 //! The product as a whole: real servers in this process, real sockets, real files.
 #![forbid(unsafe_code)]
 
+mod client;
 mod server;

@@ -34,6 +34,10 @@ pub(crate) struct Job {
     pub(crate) deadline: Tick,
     /// How often it was sent again.
     pub(crate) resent: u32,
+    /// Whether the last byte of its frame is with the kernel.
+    pub(crate) sent: bool,
+    /// Whether it was answered in full before that. The rest of its payload must still leave, so its memory stays lent.
+    pub(crate) answered: bool,
 }
 
 /// All jobs of a core.
@@ -56,6 +60,8 @@ impl Jobs {
             phase: Phase::Queued,
             deadline,
             resent: 0,
+            sent: false,
+            answered: false,
         });
         id
     }

@@ -108,8 +108,9 @@ impl Outbound {
             let (mut part, mut offset) = (self.part, self.offset);
             'gather: for frame in &self.frames {
                 while part < frame.part_count() {
-                    let slice = frame.part(part, jobs, table);
-                    let slice = slice.get(offset..).unwrap_or(&[]);
+                    let Some(slice) = frame.part(part, jobs, table).get(offset..) else {
+                        return Err(io::Error::other("payload shrank while it was sent"));
+                    };
                     let slice = &slice[..slice.len().min(WRITE_BYTES_MAX - bytes)];
                     if !slice.is_empty() {
                         slices[count] = IoSlice::new(slice);

@@ -4,8 +4,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use memkv_proto::op::{OpCode, Outcome};
-use memkv_proto::reply::WriteResult;
+use memkv_proto::op::{ErrorCode, OpCode, Outcome};
+use memkv_proto::reply::{Failure, WriteResult, encode_failed};
 use memkv_proto::request::Request;
 
 use super::peer::{Asked, Identity, pattern, serve};
@@ -324,4 +324,51 @@ fn closing_the_async_client_fails_what_is_under_way() {
             TransportCause::ClientClosed
         ));
     }
+}
+
+#[test]
+fn a_refusal_that_overtakes_its_payload_keeps_the_buffer_lent_until_that_is_out() {
+    let address = serve(Identity::default(), |idx, peer| {
+        if idx == 0 {
+            // Reads the control part alone, refuses, and only then takes the payload, slowly.
+            let asked = peer.next_control().unwrap();
+            let failure = Failure {
+                code: ErrorCode::NoSpace,
+                retry_after_us: 0,
+                detail: "",
+            };
+            let mut control = Vec::new();
+            let head = encode_failed(&mut control, asked.op(), &Default::default(), &failure);
+            peer.send(head.with_request_id(asked.head.request_id), &control, &[]);
+            std::thread::sleep(Duration::from_millis(50));
+            let payload = peer.read_payload(&asked);
+            assert!(
+                payload == pattern(5, 40 << 20),
+                "what leaves late is still what was to be sent"
+            );
+        }
+        while let Some(asked) = peer.next() {
+            peer.written(
+                &asked,
+                &[WriteResult {
+                    outcome: Outcome::Ok,
+                    version: 2,
+                }],
+            );
+        }
+    });
+    let client = client(&[address]);
+    let value = pattern(5, 40 << 20);
+    match client.put(b"k", &value) {
+        Err(OpError::Server {
+            code: ErrorCode::NoSpace,
+            ..
+        }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        client.put(b"k", b"second").unwrap(),
+        2,
+        "the connection is still in step"
+    );
 }

@@ -138,6 +138,21 @@ impl Peer {
 
     /// The next request; none when the client has closed.
     pub(super) fn next(&mut self) -> Option<Asked> {
+        let mut asked = self.next_control()?;
+        asked.payload = vec![0; asked.head.payload_len as usize];
+        self.stream.read_exact(&mut asked.payload).ok()?;
+        if self.opener.trailer_len(&asked.head) > 0 {
+            let mut trailer = [0; TRAILER_BYTES];
+            self.stream.read_exact(&mut trailer).ok()?;
+            let mut mac = self.opener.payload_key().unwrap().for_head(&asked.head);
+            mac.update(&asked.payload);
+            assert!(mac.verify(&trailer), "the client's payload MAC holds");
+        }
+        Some(asked)
+    }
+
+    /// The next request without its payload.
+    pub(super) fn next_control(&mut self) -> Option<Asked> {
         let mut header = [0; HEADER_BYTES];
         self.stream.read_exact(&mut header).ok()?;
         let head = self.opener.open(&header).expect("the client seals well");
@@ -146,20 +161,20 @@ impl Peer {
         self.opener
             .check_control(&head, &control)
             .expect("the client's digest holds");
-        let mut payload = vec![0; head.payload_len as usize];
-        self.stream.read_exact(&mut payload).ok()?;
-        if self.opener.trailer_len(&head) > 0 {
-            let mut trailer = [0; TRAILER_BYTES];
-            self.stream.read_exact(&mut trailer).ok()?;
-            let mut mac = self.opener.payload_key().unwrap().for_head(&head);
-            mac.update(&payload);
-            assert!(mac.verify(&trailer), "the client's payload MAC holds");
-        }
         Some(Asked {
             head,
             control,
-            payload,
+            payload: Vec::new(),
         })
+    }
+
+    /// The payload that [`Peer::next_control`] left.
+    pub(super) fn read_payload(&mut self, asked: &Asked) -> Vec<u8> {
+        let mut payload = vec![0; asked.head.payload_len as usize];
+        self.stream
+            .read_exact(&mut payload)
+            .expect("the client sends what it announced");
+        payload
     }
 
     /// A frame's bytes, as they would go out.
