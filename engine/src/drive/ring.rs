@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
-use memkv_telemetry::EngineMetrics;
 use slab::Slab;
 
 use super::inbox::Wake;
@@ -96,7 +95,6 @@ pub(crate) struct Ring {
     sequence: u32,
     /// Completions that matched nothing in flight.
     stale: u64,
-    metrics: EngineMetrics,
 }
 
 impl Ring {
@@ -107,7 +105,6 @@ impl Ring {
         queue_depth: u32,
         chunk_bytes: usize,
         pools: &[&SlabPool],
-        metrics: EngineMetrics,
         findings: &mut Vec<String>,
     ) -> io::Result<Self> {
         let uring = build(queue_depth)?;
@@ -137,7 +134,6 @@ impl Ring {
             todo: VecDeque::new(),
             sequence: 0,
             stale: 0,
-            metrics,
         })
     }
 
@@ -320,7 +316,6 @@ impl Ring {
                     .is_some_and(|slot| slot.sequence == sequence && slot.chunk.is_some());
             if !known {
                 self.stale += 1;
-                self.metrics.stale_completion();
                 tracing::warn!(
                     data,
                     stale = self.stale,

@@ -214,6 +214,8 @@ impl Segments {
             kind,
             class,
             opened: version,
+            // A read may have begun by a location of the former life; what it finds isn't its key.
+            readers: segment.readers,
             ..Segment::free(segment.generation)
         };
         Some(idx)
