@@ -2,4 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod collector;
+mod prometheus;
 mod server;

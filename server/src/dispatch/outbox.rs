@@ -57,16 +57,6 @@ pub(crate) enum Out {
     Slice(FrameHead, Vec<u8>, Slice),
 }
 
-/// What cutting a slice came to.
-enum Cut {
-    /// A slice.
-    Out(Out),
-    /// The next window of the value is awaited.
-    Waits(Bulk),
-    /// The rest of the value can't be had; that is queued.
-    Failed,
-}
-
 /// What to report once the last byte of a part was taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sent {
@@ -211,9 +201,9 @@ impl Connection {
             for _ in 0..state.outbox.bulk.len() {
                 let bulk = state.outbox.bulk.pop_front()?;
                 match self.slice(state, bulk) {
-                    Cut::Out(out) => return Some(out),
-                    Cut::Waits(waiting) => state.outbox.bulk.push_back(waiting),
-                    Cut::Failed => failed = true,
+                    Ok(out) => return Some(out),
+                    Err(Some(waiting)) => state.outbox.bulk.push_back(waiting),
+                    Err(None) => failed = true,
                 }
             }
             // The rest of a value could not be read: its failure now waits among the parts.
@@ -223,14 +213,14 @@ impl Connection {
         }
     }
 
-    /// Cuts the next slice of `bulk`.
-    fn slice(self: &Rc<Self>, state: &mut State, mut bulk: Bulk) -> Cut {
+    /// Cuts the next slice of `bulk`; `Err` with it when its next window is awaited.
+    fn slice(self: &Rc<Self>, state: &mut State, mut bulk: Bulk) -> Result<Out, Option<Bulk>> {
         let Some(lease) = &bulk.lease else {
-            return Cut::Waits(bulk);
+            return Err(Some(bulk));
         };
         let window = lease.window();
         if bulk.next == window.end && window.end < lease.len() {
-            return self.advance(state, bulk).map_or(Cut::Failed, Cut::Waits);
+            return Err(self.advance(state, bulk));
         }
         let len = (window.end - bulk.next).min(CHUNK_BYTES as u64);
         let (from, is_value_end) = (bulk.next, bulk.next + len == lease.len());
@@ -257,7 +247,7 @@ impl Connection {
             request.retry_after_us,
             &[segment],
         );
-        let Ok(head) = head else { return Cut::Failed };
+        let Ok(head) = head else { return Err(None) };
         let head = head.with_request_id(request.id);
         let head = if is_last {
             head
@@ -272,7 +262,7 @@ impl Connection {
             to: start + len,
             is_last: is_value_end,
         };
-        Cut::Out(Out::Slice(head, control, slice))
+        Ok(Out::Slice(head, control, slice))
     }
 
     /// Asks for the next window of a value that streams.
@@ -333,7 +323,7 @@ impl Connection {
         request.unsent -= 1;
         request.open_values -= 1;
         let outcome = request.failed(failure);
-        request.count(&self.thread.shared, outcome, Tier::None);
+        request.count(outcome, Tier::None);
         request
             .segments
             .push(Segment::without_value(entry.entry_idx, outcome));

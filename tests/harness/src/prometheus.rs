@@ -1,7 +1,8 @@
 //! A real Prometheus that scrapes servers under test, and promtool.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::free_address;
 use crate::poll::until;
 use crate::tier::{Tier, find_program};
 
@@ -22,6 +24,15 @@ pub struct Prometheus {
     dir: TempDir,
 }
 
+/// What it scrapes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Where.
+    pub address: SocketAddr,
+    /// Such as `/v1/metrics`.
+    pub path: &'static str,
+}
+
 /// One series of an instant query's answer.
 #[derive(Clone, Debug)]
 pub struct Sample {
@@ -32,9 +43,9 @@ pub struct Sample {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes `targets` as job `memkv` every second and evaluates `rules` as
+    /// Starts one that scrapes each of `targets` as a job of its own every second and evaluates `rules` as
     /// often; `None`, reported as a skipped tier, where there is no Prometheus.
-    pub fn start(targets: &[SocketAddr], rules: &[PathBuf]) -> Option<Prometheus> {
+    pub fn start(targets: &[Target], rules: &[PathBuf]) -> Option<Prometheus> {
         let Some(program) = find_program("prometheus") else {
             Tier::Prometheus.skipped("no prometheus; run `scripts/deps.sh test`");
             return None;
@@ -77,9 +88,9 @@ impl Prometheus {
         Ok(result.iter().map(sample).collect())
     }
 
-    /// Waits until an expression returns at least one sample that is a number.
-    pub fn wait_for(&self, expr: &str) -> Vec<Sample> {
-        until(&format!("{expr} returns data"), PATIENCE, || {
+    /// Waits until an expression, which stands at `place`, returns at least one number.
+    pub fn wait_for(&self, place: &str, expr: &str) -> Vec<Sample> {
+        until(&format!("{place}: {expr} returns data"), PATIENCE, || {
             let samples = self
                 .query(expr)
                 .unwrap_or_else(|error| panic!("{expr}: {error}"));
@@ -149,22 +160,33 @@ impl Drop for Prometheus {
     }
 }
 
-/// Runs promtool in `dir` and returns what it wrote; `None`, reported as a skipped tier, where
+/// Runs promtool in `dir` on `input` and returns what it wrote; `None`, reported as a skipped tier, where
 /// there is none.
 ///
 /// # Errors
 /// What it wrote, if it found fault.
-pub fn promtool(dir: &Path, arguments: &[&str]) -> Option<Result<String, String>> {
+pub fn promtool(dir: &Path, arguments: &[&str], input: &str) -> Option<Result<String, String>> {
     let Some(program) = find_program("promtool") else {
         Tier::Prometheus.skipped("no promtool; run `scripts/deps.sh test`");
         return None;
     };
     Tier::Prometheus.ran();
-    let output = Command::new(program)
+    let mut child = Command::new(program)
         .args(arguments)
         .current_dir(dir)
-        .output()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("promtool can be started");
+    // It reads all its input before it writes; dropping the pipe ends the input.
+    let mut pipe = child.stdin.take().expect("is piped");
+    pipe.write_all(input.as_bytes())
+        .expect("promtool reads its input");
+    drop(pipe);
+    let output = child
+        .wait_with_output()
+        .expect("promtool can be waited for");
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     Some(if output.status.success() {
@@ -174,17 +196,16 @@ pub fn promtool(dir: &Path, arguments: &[&str]) -> Option<Result<String, String>
     })
 }
 
-fn write_config(dir: &Path, targets: &[SocketAddr], rules: &[PathBuf]) {
+fn write_config(dir: &Path, targets: &[Target], rules: &[PathBuf]) {
     let mut config = "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\n".to_owned();
     config.push_str("rule_files: [\"*.rules.yaml\"]\n");
-    config.push_str("scrape_configs:\n  - job_name: memkv\n    metrics_path: /v1/metrics\n");
-    config.push_str("    static_configs:\n      - targets: [");
-    let targets: Vec<String> = targets
-        .iter()
-        .map(|target| format!("\"{target}\""))
-        .collect();
-    config.push_str(&targets.join(", "));
-    config.push_str("]\n");
+    config.push_str("scrape_configs:\n");
+    for (idx, Target { address, path }) in targets.iter().enumerate() {
+        config.push_str(&format!(
+            "  - job_name: memkv-{idx}\n    metrics_path: {path}\n    \
+             static_configs: [{{targets: [\"{address}\"]}}]\n"
+        ));
+    }
     fs::write(dir.join("prometheus.yml"), config).expect("the configuration can be written");
     for path in rules {
         let text = fs::read_to_string(path).expect("the rule file can be read");
@@ -223,11 +244,6 @@ fn get(address: SocketAddr, path: &str) -> Result<(), ureq::Error> {
     ureq::get(format!("http://{address}{path}"))
         .call()
         .map(|_| ())
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("it is bound")
 }
 
 fn sample(result: &Value) -> Sample {

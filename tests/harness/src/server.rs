@@ -234,27 +234,24 @@ impl TestServer {
     ///
     /// # Panics
     /// If it doesn't stop well, or complained.
-    pub fn stop(self) -> Stopped {
-        self.stop_within(Duration::from_secs(10))
-    }
-
-    /// The same, with a deadline for what is in flight.
-    pub fn stop_within(mut self, deadline: Duration) -> Stopped {
-        self.end(deadline)
+    pub fn stop(mut self) -> Stopped {
+        self.end()
     }
 
     /// Stops it and starts it again on the same drives.
     pub fn restart(mut self) -> TestServer {
-        self.end(Duration::from_secs(10));
+        self.end();
         let empty = Builder::memory("64 MiB");
         std::mem::replace(&mut self.builder, empty).start()
     }
 
-    fn end(&mut self, deadline: Duration) -> Stopped {
+    fn end(&mut self) -> Stopped {
         let running = self.running.take().expect("it is stopped once");
         let dispatch = self.log.dispatch();
         let _default = tracing::dispatcher::set_default(&dispatch);
-        let stopped = running.drain_and_stop(deadline).expect("a clean stop");
+        let stopped = running
+            .drain_and_stop(Duration::from_secs(10))
+            .expect("a clean stop");
         let complaints = self.log.complaints(&self.builder.allowed);
         assert!(
             complaints.is_empty(),
@@ -267,7 +264,7 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         if self.running.is_some() && !std::thread::panicking() {
-            self.end(Duration::from_secs(10));
+            self.end();
         }
     }
 }
