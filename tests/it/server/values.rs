@@ -95,3 +95,25 @@ fn a_key_out_of_bounds_fails_alone() {
         );
     }
 }
+
+#[test]
+fn a_batch_of_the_most_and_longest_keys_comes_back() {
+    let server = TestServer::memory();
+    let mut client = WireClient::connect(server.address());
+    let keys: Vec<Vec<u8>> = (0..1024u32)
+        .map(|i| [&i.to_le_bytes()[..], &[b'k'; 508]].concat())
+        .collect();
+    let values: Vec<_> = (0..1024).map(|i| value(i, i as usize)).collect();
+    let entries: Vec<_> = keys
+        .iter()
+        .zip(&values)
+        .map(|(key, value)| (&key[..], &value[..]))
+        .collect();
+    assert_eq!(client.put_many(&entries), vec![Outcome::Ok; 1024]);
+    let asked: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+    let expected: Vec<_> = values.into_iter().map(|value| Ok(Some(value))).collect();
+    assert!(client.get_many(&asked) == expected);
+    assert_eq!(client.exists(&asked), vec![Outcome::Ok; 1024]);
+    assert_eq!(client.delete(&asked), vec![Outcome::Ok; 1024]);
+    assert_eq!(client.exists(&asked), vec![Outcome::Miss; 1024]);
+}
