@@ -1,4 +1,7 @@
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
@@ -142,7 +145,7 @@ fn small_values_that_fill_the_pool_give_up_whole_slabs_within_bounds() {
 fn a_slab_with_a_kept_value_in_it_is_not_emptied_for_nothing() {
     let (pool, cache) = (pool(), cache(8 << 20, 4));
     // One kept value in each slab but the last two.
-    let kept = |number: u64| number % 64 == 0 && number < (126 << 6);
+    let kept = |number: u64| number.is_multiple_of(64) && number < (126 << 6);
     (0..8 << 10).for_each(|number| _ = insert(&cache, &pool, number, kept(number)));
     cache.make_room(&pool, 2 * (64 << 10), &mut drop);
     assert!(
@@ -220,4 +223,57 @@ fn threads_never_exceed_the_capacity_or_lose_count() {
     assert!(counts.bytes <= 1 << 20);
     assert_eq!(counts.bytes, counts.entries * 1024);
     assert_eq!(pool.counts().slot_bytes, counts.bytes);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// What it holds is what was put last, less what it said that it evicted.
+    #[test]
+    fn it_behaves_like_a_map_that_says_what_it_drops(
+        ops in prop::collection::vec((0u64..120, 0u8..8, 1usize..6_000), 1..600),
+        shards in 1usize..5,
+    ) {
+        const CAPACITY: usize = 128 << 10;
+        let (pool, cache) = (pool(), cache(CAPACITY, shards));
+        // Key → (version, bytes, kept).
+        let mut model: HashMap<u64, (u64, usize, bool)> = HashMap::new();
+        for (version, (number, op, len)) in (0u64..).zip(ops) {
+            let name = number.to_le_bytes();
+            let key = key(&name);
+            let mut left = Vec::new();
+            let mut note = |gone: Evicted<u64>| {
+                left.push((u64::from_le_bytes((&*gone.key).try_into().unwrap()), gone.meta));
+            };
+            let before = model.get(&number).map(|(version, ..)| *version);
+            match op {
+                0..4 => {
+                    let memory = pool.try_lease(len).unwrap().unwrap().freeze();
+                    // A few that stay: 16 of at most 6 KiB.
+                    let (bytes, keep) = (memory.charged_bytes(), number < 16 && op == 0);
+                    let replaced = cache.insert(&key, memory, version, keep, &mut note);
+                    prop_assert_eq!(replaced.map(|hit| hit.meta), before);
+                    model.insert(number, (version, bytes, keep));
+                }
+                4 => {
+                    prop_assert_eq!(cache.remove(&key).map(|hit| hit.meta), before);
+                    model.remove(&number);
+                }
+                5 => _ = cache.evict(len, &mut note),
+                6 => _ = cache.make_room(&pool, len * 8, &mut note),
+                _ => prop_assert_eq!(cache.get(&key).map(|hit| hit.meta), before),
+            }
+            for (number, version) in left {
+                let gone = model.remove(&number);
+                prop_assert!(gone.is_some_and(|(now, _, kept)| now == version && !kept));
+            }
+            let counts = cache.counts();
+            let bytes = model.values().map(|(_, bytes, _)| bytes).sum::<usize>();
+            prop_assert_eq!((counts.entries, counts.bytes), (model.len(), bytes));
+            prop_assert!(counts.bytes <= CAPACITY);
+        }
+        for (number, (version, ..)) in &model {
+            let hit = cache.peek(&key(&number.to_le_bytes())).map(|hit| hit.meta);
+            prop_assert_eq!(hit, Some(*version));
+        }
+    }
 }

@@ -120,6 +120,8 @@ pub trait PoolObserver: Send + Sync {
     fn now_ns(&self) -> u64;
     /// A lease was granted after waiting this long; not called for those granted at once.
     fn waited(&self, waited_ns: u64);
+    /// Memory was freed that was free: a bug of ours.
+    fn freed_twice(&self) {}
 }
 
 /// Observes nothing: every wait is 0 ns long.

@@ -160,6 +160,7 @@ impl Shared {
             }
             !state.waiting.is_empty()
         };
+        (0..twice_count).for_each(|_| self.observer.freed_twice());
         if twice_count > 0 {
             self.trace_double_free();
         }
