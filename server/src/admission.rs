@@ -3,8 +3,8 @@
 //! Two budgets, both shared by every connection of the server:
 //!
 //! - **value bytes**: payload being received into leases and values pinned for replies. Below half of the capacity
-//!   anybody may take what is free; above it a connection is held to its fair share, capacity divided by the
-//!   connections that hold bytes now. So one client alone has the whole pool, and a second one never finds it gone.
+//!   anybody may take what is free; above it a connection is held to its fair share: the capacity divided by the
+//!   connections that hold bytes now and one more. So there is always room for who comes next.
 //! - **control bytes**: request descriptions kept while a request is unfinished, claimed by the header's length before
 //!   one byte of them is buffered.
 //!
@@ -102,7 +102,7 @@ impl Admission {
     }
 
     fn fair_share(&self) -> u64 {
-        self.value_bytes_max / self.holders.load(Ordering::Relaxed).max(1)
+        self.value_bytes_max / (self.holders.load(Ordering::Relaxed) + 1)
     }
 }
 
@@ -248,33 +248,37 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn one_connection_alone_may_take_everything() {
+    fn one_connection_alone_leaves_room_for_another() {
         let shared = Admission::new(64 * MIB, MIB);
         let mut only = Account::new(shared.clone());
-        for _ in 0..64 {
+        for _ in 0..32 {
             only.charge(MIB).unwrap();
         }
-        assert_eq!(only.charge(1), Err(Refused::Exhausted));
-        drop(only);
+        assert_eq!(only.charge(1), Err(Refused::OverShare));
+        let mut next = Account::new(shared.clone());
+        next.charge(32 * MIB).unwrap();
+        assert_eq!(
+            Account::new(shared.clone()).charge(1),
+            Err(Refused::Exhausted)
+        );
+        drop((only, next));
         assert_eq!(shared.value_bytes(), 0);
     }
 
     #[test]
     fn a_greedy_connection_is_held_to_its_share_once_others_hold_bytes() {
-        let shared = Admission::new(64 * MIB, MIB);
+        let shared = Admission::new(60 * MIB, MIB);
         let (mut greedy, mut modest) = (Account::new(shared.clone()), Account::new(shared.clone()));
-        for _ in 0..32 {
+        for _ in 0..30 {
             greedy.charge(MIB).unwrap();
         }
         modest.charge(MIB).unwrap();
         assert_eq!(greedy.charge(MIB), Err(Refused::OverShare));
-        for _ in 0..31 {
-            modest.charge(MIB).unwrap();
-        }
-        assert_eq!(modest.charge(1), Err(Refused::Exhausted));
-        greedy.release(MIB);
-        modest.charge(MIB).unwrap_err();
+        greedy.release(11 * MIB);
+        modest.charge(19 * MIB).unwrap();
         greedy.charge(MIB).unwrap();
+        assert_eq!(greedy.charge(1), Err(Refused::OverShare));
+        assert_eq!(modest.charge(1), Err(Refused::OverShare));
     }
 
     #[test]

@@ -25,9 +25,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use memkv_engine::{Completion, CompletionQueue, CompletionResult, Engine};
-use memkv_proto::FrameHead;
-use memkv_proto::op::ErrorCode;
+use memkv_proto::op::{ErrorCode, OpCode};
 use memkv_proto::session::KeyId;
+use memkv_proto::{Flags, FrameHead};
 use memkv_telemetry::clock::{self, Tick};
 use memkv_telemetry::{AuthFailure, ProtocolFault, Recorder};
 use slab::Slab;
@@ -334,6 +334,19 @@ impl Connection {
     pub(crate) fn give_control_buffer(&self, buffer: Vec<u8>, len: usize) {
         self.thread.buffers.give(buffer);
         self.state.borrow_mut().account.release_control(len as u64);
+    }
+
+    /// A frame above the protocol's limits.
+    pub(crate) fn too_large(&self, op: OpCode, request_id: u64, detail: &str, first: Tick) {
+        let head = FrameHead::new(op, Flags::NONE, 0, 0).with_request_id(request_id);
+        let received = Received {
+            first,
+            complete: first,
+            verified: first,
+            payload_mac: false,
+        };
+        let request = Request::new(&self.thread, &head, &received, None);
+        self.refuse(request, Failure::plain(ErrorCode::TooLarge), detail);
     }
 
     /// There is no memory to read the description of a request.

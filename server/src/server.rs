@@ -201,6 +201,12 @@ impl<M: FrameMac> Server<M> {
             (options.log_level, options.version),
             (data_address, admin_address),
         );
+        let weak = Arc::downgrade(&shared);
+        shared.telemetry().before_scrape(move || {
+            if let Some(shared) = weak.upgrade() {
+                shared.refresh_gauges();
+            }
+        });
         let mut running = RunningServer {
             shared: shared.clone(),
             admin: Handle::new(),
@@ -211,10 +217,7 @@ impl<M: FrameMac> Server<M> {
         };
         running.serve_admin(listeners.admin, tls);
         // From here on an early return drops `running`, which stops what runs.
-        let engine = Engine::open(
-            shared.engine_config(),
-            memkv_engine::EngineMetrics::detached(),
-        )?;
+        let engine = Engine::open(shared.engine_config(), shared.engine_metrics())?;
         shared.opened(engine);
         let mut threads = DataThreads::start::<M>(&shared)?;
         threads.accept(running.handle(), listeners.data, &shared)?;

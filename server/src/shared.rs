@@ -375,6 +375,12 @@ impl Shared {
         }
     }
 
+    /// Sets the gauges that are cheaper to look up than to keep current.
+    pub(crate) fn refresh_gauges(&self) {
+        self.metrics
+            .set_admitted_bytes(self.admission.value_bytes());
+    }
+
     /// An admin verb came without the token.
     pub(crate) fn admin_refused(&self) {
         self.metrics.auth_failed(AuthFailure::AdminToken);
@@ -382,13 +388,12 @@ impl Shared {
 
     // ---- failures
 
-    /// Counts a failure, and logs what a human must see.
+    /// Logs a failure that a human must see.
     pub(crate) fn log_failure(
         &self,
         failure: Failure,
         error: &(dyn std::error::Error + 'static),
     ) -> Failure {
-        self.rejected(failure.code);
         if matches!(
             failure.code,
             ErrorCode::Io | ErrorCode::Internal | ErrorCode::Corrupt

@@ -1,3 +1,8 @@
 //! The server as clients, good and bad, see it.
 
+mod admin;
+mod attacks;
+mod life;
+mod load;
+mod ops;
 mod values;

@@ -3,13 +3,15 @@
 //! Request heads and bodies are bounded in bytes and time, and so is the number of connections: the admin port must answer
 //! a probe while somebody else floods it.
 
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -60,7 +62,7 @@ pub enum TlsError {
     },
 }
 
-/// Reads a certificate chain and its key into what rustls serves with (ring, TLS 1.2 and 1.3, ALPN h2 and http/1.1).
+/// Reads a certificate chain and its key into what rustls serves with (ring, TLS 1.2 and 1.3, ALPN http/1.1).
 pub(crate) fn load_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     let read = |field, path: &Path, expected| {
         let path = path.to_owned();
@@ -99,7 +101,7 @@ pub(crate) fn load_tls(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Tls
                 .with_single_cert(chain, private)
         })
         .map_err(mismatch)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -116,6 +118,7 @@ pub(crate) async fn serve(
     let bounded = Bounded {
         open: Arc::new(AtomicUsize::new(0)),
         open_max: limits.admin_connections_max,
+        idle: limits.admin_header,
     };
     macro_rules! run {
         ($server:expr) => {{
@@ -125,15 +128,11 @@ pub(crate) async fn serve(
                 .timer(hyper_util::rt::TokioTimer::new())
                 .header_read_timeout(limits.admin_header)
                 .max_buf_size(limits.admin_request_bytes_max.max(8192));
-            http.http2()
-                .timer(hyper_util::rt::TokioTimer::new())
-                .max_header_list_size(limits.admin_request_bytes_max as u32)
-                .max_concurrent_streams(32)
-                .keep_alive_interval(limits.admin_header);
             server.handle(handle).serve(app).await
         }};
     }
-    let server = axum_server::from_tcp(listener)?;
+    // HTTP/2 would have to be told from HTTP/1 by its first bytes, for which nothing sets a time limit.
+    let server = axum_server::from_tcp(listener)?.http1_only();
     match tls {
         Some(tls) => {
             let acceptor = RustlsAcceptor::new(tls)
@@ -150,6 +149,7 @@ pub(crate) async fn serve(
 struct Bounded {
     open: Arc<AtomicUsize>,
     open_max: usize,
+    idle: Duration,
 }
 
 impl<I, S> Accept<I, S> for Bounded {
@@ -159,9 +159,12 @@ impl<I, S> Accept<I, S> for Bounded {
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let idle = Box::pin(tokio::time::sleep(self.idle));
         let stream = Counted {
             stream,
             open: self.open.clone(),
+            limit: self.idle,
+            idle,
         };
         std::future::ready(if before >= self.open_max {
             Err(io::Error::other("too many admin connections"))
@@ -171,10 +174,14 @@ impl<I, S> Accept<I, S> for Bounded {
     }
 }
 
-/// A stream that counts as open until it is dropped.
+/// A stream that counts as open until it is dropped, and ends when nothing arrives for a while.
+///
+/// The HTTP server's own limit starts with the first byte of a request; before it, and between two, this one holds.
 struct Counted<I> {
     stream: I,
     open: Arc<AtomicUsize>,
+    limit: Duration,
+    idle: Pin<Box<tokio::time::Sleep>>,
 }
 
 impl<I> Drop for Counted<I> {
@@ -189,7 +196,17 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            Poll::Pending => {
+                ready!(self.idle.as_mut().poll(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            Poll::Ready(result) => {
+                let again = tokio::time::Instant::now() + self.limit;
+                self.idle.as_mut().reset(again);
+                Poll::Ready(result)
+            }
+        }
     }
 }
 

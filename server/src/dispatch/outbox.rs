@@ -57,6 +57,16 @@ pub(crate) enum Out {
     Slice(FrameHead, Vec<u8>, Slice),
 }
 
+/// What cutting a slice came to.
+enum Cut {
+    /// A slice.
+    Out(Out),
+    /// The next window of the value is awaited.
+    Waits(Bulk),
+    /// The rest of the value can't be had; that is queued.
+    Failed,
+}
+
 /// What to report once the last byte of a part was taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sent {
@@ -201,9 +211,9 @@ impl Connection {
             for _ in 0..state.outbox.bulk.len() {
                 let bulk = state.outbox.bulk.pop_front()?;
                 match self.slice(state, bulk) {
-                    Ok(out) => return Some(out),
-                    Err(Some(waiting)) => state.outbox.bulk.push_back(waiting),
-                    Err(None) => failed = true,
+                    Cut::Out(out) => return Some(out),
+                    Cut::Waits(waiting) => state.outbox.bulk.push_back(waiting),
+                    Cut::Failed => failed = true,
                 }
             }
             // The rest of a value could not be read: its failure now waits among the parts.
@@ -213,14 +223,14 @@ impl Connection {
         }
     }
 
-    /// Cuts the next slice of `bulk`; `Err` with it when its next window is awaited.
-    fn slice(self: &Rc<Self>, state: &mut State, mut bulk: Bulk) -> Result<Out, Option<Bulk>> {
+    /// Cuts the next slice of `bulk`.
+    fn slice(self: &Rc<Self>, state: &mut State, mut bulk: Bulk) -> Cut {
         let Some(lease) = &bulk.lease else {
-            return Err(Some(bulk));
+            return Cut::Waits(bulk);
         };
         let window = lease.window();
         if bulk.next == window.end && window.end < lease.len() {
-            return Err(self.advance(state, bulk));
+            return self.advance(state, bulk).map_or(Cut::Failed, Cut::Waits);
         }
         let len = (window.end - bulk.next).min(CHUNK_BYTES as u64);
         let (from, is_value_end) = (bulk.next, bulk.next + len == lease.len());
@@ -247,7 +257,7 @@ impl Connection {
             request.retry_after_us,
             &[segment],
         );
-        let Ok(head) = head else { return Err(None) };
+        let Ok(head) = head else { return Cut::Failed };
         let head = head.with_request_id(request.id);
         let head = if is_last {
             head
@@ -262,7 +272,7 @@ impl Connection {
             to: start + len,
             is_last: is_value_end,
         };
-        Ok(Out::Slice(head, control, slice))
+        Cut::Out(Out::Slice(head, control, slice))
     }
 
     /// Asks for the next window of a value that streams.
@@ -323,7 +333,7 @@ impl Connection {
         request.unsent -= 1;
         request.open_values -= 1;
         let outcome = request.failed(failure);
-        request.count(outcome, Tier::None);
+        request.count(&self.thread.shared, outcome, Tier::None);
         request
             .segments
             .push(Segment::without_value(entry.entry_idx, outcome));

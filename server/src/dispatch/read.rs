@@ -82,6 +82,19 @@ pub(crate) fn segment_of(entry_idx: u32, namespace: u32, lease: &ReadLease) -> S
     }
 }
 
+/// How many keys to look up next: many while values are short, so that the engine can fetch ahead; one by one when they
+/// are long, so that a connection overdraws its share by one value only.
+fn next_group(group: usize, state: &State, key_of: usize) -> usize {
+    let Some(request) = state.requests.get(key_of) else {
+        return 1;
+    };
+    if request.bulky {
+        1
+    } else {
+        (group * 8).min(GROUP)
+    }
+}
+
 fn tier_of(lease: &ReadLease) -> Tier {
     match lease.tier() {
         memkv_engine::Tier::Ram => Tier::Ram,
@@ -106,13 +119,14 @@ impl Connection {
         let state = &mut *state;
         let key_of = state.requests.insert(request);
         let mut keys = keys.iter();
-        let mut entry_idx = 0;
+        let (mut entry_idx, mut group) = (0, 1);
         while keys.len() > 0 {
             if state.account.stall().is_some() || !state.stalled.is_empty() {
                 self.wait(state, key_of, entry_idx, keys, started);
                 break;
             }
-            entry_idx += self.look_up(state, key_of, entry_idx, keys.by_ref().take(GROUP));
+            entry_idx += self.look_up(state, key_of, entry_idx, keys.by_ref().take(group));
+            group = next_group(group, state, key_of);
         }
         if let Some(request) = state.requests.get_mut(key_of) {
             request.timeline.stamp(Stage::Index, started, clock::now());
@@ -203,7 +217,7 @@ impl Connection {
                 return self.without_value(state, entry, outcome);
             }
         };
-        request.count(Outcome::Ok, tier_of(&lease));
+        request.count(&self.thread.shared, Outcome::Ok, tier_of(&lease));
         request.unresolved -= 1;
         let len = lease.len();
         if len > COPIED_BYTES_MAX {
@@ -236,7 +250,7 @@ impl Connection {
         let Some(request) = state.requests.get_mut(entry.request) else {
             return;
         };
-        request.count(outcome, Tier::None);
+        request.count(&self.thread.shared, outcome, Tier::None);
         request.unresolved -= 1;
         request
             .segments
@@ -338,6 +352,8 @@ impl Connection {
         };
         state.requests[key_of].waiting = Some(waiting);
         state.stalled.push_back(key_of);
+        // The next poll watches the time.
+        self.wake();
     }
 
     /// Looks up keys that waited, as far as the connection's share goes.
@@ -381,7 +397,7 @@ impl Connection {
             };
             request.timeline.stamp(Stage::Admit, waiting.since, now);
             let (done, start) = waiting.done;
-            let lens = &waiting.lens[done..(done + GROUP).min(waiting.lens.len())];
+            let lens = &waiting.lens[done..=done];
             let mut at = start;
             let keys = lens.iter().map(|len| {
                 let key = &waiting.bytes[at..at + usize::from(*len)];

@@ -13,6 +13,7 @@ use memkv_telemetry::clock::{self, Tick};
 use memkv_telemetry::{OpKind, OutcomeLabel, Stage, Tier, Timeline, Transport};
 
 use super::{Connection, Intake, Purpose, State, Thread};
+use crate::shared::Shared;
 use crate::status::Failure;
 
 /// When the parts of a frame were there.
@@ -146,12 +147,13 @@ impl Request {
     }
 
     /// Notes how one entry fared, for metrics and for the worst of the batch.
-    pub(crate) fn count(&mut self, outcome: Outcome, tier: Tier) {
+    pub(crate) fn count(&mut self, shared: &Shared, outcome: Outcome, tier: Tier) {
         let label = match outcome {
             Outcome::Ok => OutcomeLabel::Ok,
             Outcome::Miss => OutcomeLabel::Miss,
             Outcome::Error(code) => {
                 self.timeline.fail(code.to_wire());
+                shared.rejected(code);
                 OutcomeLabel::Error
             }
         };
@@ -249,7 +251,11 @@ impl Connection {
     /// Answers `request` as failed as a whole.
     pub(crate) fn refuse(&self, request: Request, failure: Failure, detail: &str) -> Begun {
         let mut request = request;
-        request.count(Outcome::Error(failure.code), Tier::None);
+        request.count(
+            &self.thread.shared,
+            Outcome::Error(failure.code),
+            Tier::None,
+        );
         let mut state = self.state.borrow_mut();
         let key = state.requests.insert(request);
         self.fail(&mut state, key, failure, detail);
@@ -300,7 +306,7 @@ impl Connection {
             for (key, found) in group[..len].iter().zip(found) {
                 outcomes[count] = match check_key(key) {
                     Err(code) => {
-                        request.count(Outcome::Error(code), Tier::None);
+                        request.count(&self.thread.shared, Outcome::Error(code), Tier::None);
                         Outcome::Error(code)
                     }
                     Ok(()) if found => {
@@ -405,7 +411,7 @@ impl Connection {
             return;
         };
         request.results[entry.entry_idx as usize] = WriteResult { outcome, version };
-        request.count(outcome, tier);
+        request.count(&self.thread.shared, outcome, tier);
         request.unresolved -= 1;
         if request.unresolved > 0 {
             return;

@@ -59,6 +59,7 @@ pub(crate) struct Intake {
 }
 
 /// What the next bytes of the payload are for.
+#[expect(clippy::large_enum_variant, reason = "there is one, in a box")]
 enum Current {
     /// The entry at `next` has not begun.
     Between,
@@ -473,7 +474,6 @@ impl Intake {
             };
             request.failed(failure)
         };
-        self.connection.thread.shared.rejected(failure.code);
         self.current = Current::Skipping { left };
         self.connection.resolve(entry, outcome, 0, Tier::None);
     }

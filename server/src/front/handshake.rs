@@ -22,7 +22,7 @@ use crate::dispatch::{Connection, End};
 pub(crate) async fn handshake<S, M>(
     bytes: &ByteStream<S>,
     connection: &Rc<Connection>,
-) -> Result<Session<M>, End>
+) -> Result<Box<Session<M>>, End>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     M: FrameMac,
@@ -43,7 +43,7 @@ where
     let keys = shared.keys();
     let node = shared.node_id();
     let identity = ServerIdentity {
-        node_id: &node,
+        node_id: node,
         features: shared.features(),
     };
     let (reply, handshake) =
@@ -63,7 +63,7 @@ where
     }
     shared.authenticated(&session.info);
     connection.authenticated(session.info.key_id);
-    Ok(session)
+    Ok(Box::new(session))
 }
 
 /// Reads one handshake message.

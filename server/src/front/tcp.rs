@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use memkv_proto::HEADER_BYTES;
+use memkv_proto::frame::HeadError;
 use memkv_proto::payload::{PayloadMac, TRAILER_BYTES};
 use memkv_proto::session::{OpenError, Opener, Session};
 use memkv_proto::{FrameHead, FrameMac};
@@ -59,7 +60,10 @@ impl Drop for Open {
 }
 
 /// The handshake, ended by the sweeper if it takes too long.
-async fn greet<S, M>(bytes: &ByteStream<S>, connection: &Rc<Connection>) -> Result<Session<M>, End>
+async fn greet<S, M>(
+    bytes: &ByteStream<S>,
+    connection: &Rc<Connection>,
+) -> Result<Box<Session<M>>, End>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     M: FrameMac,
@@ -79,13 +83,13 @@ where
 async fn converse<S, M>(
     bytes: &ByteStream<S>,
     connection: &Rc<Connection>,
-    session: Session<M>,
+    session: Box<Session<M>>,
 ) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
     M: FrameMac,
 {
-    let Session { sealer, opener, .. } = session;
+    let Session { sealer, opener, .. } = *session;
     let mut sender = Sender::new(sealer);
     let mut receiver = pin!(receive(bytes, connection, opener));
     let mut patience: Option<Pin<Box<tokio::time::Sleep>>> = None;
@@ -193,21 +197,31 @@ where
         copy.copy_from_slice(header);
         copy
     });
-    let head = opener.open(&header).map_err(|error| refused(&error))?;
+    let head = match opener.open(&header) {
+        Ok(head) => head,
+        Err(error) => {
+            if let OpenError::Head(HeadError::TooLarge { op, request_id, .. }) = &error {
+                // It is authentic, so the client is told before the connection closes.
+                connection.too_large(*op, *request_id, &error.to_string(), first);
+            }
+            return Err(refused(&error));
+        }
+    };
     let len = head.control_len as usize;
     let payload_mac = opener.trailer_len(&head) > 0;
     let begun = if len <= RECEIVE_BYTES {
         if !bytes.buffered(len).await.map_err(broken)? && len > 0 {
-            return Err(End::Broken);
+            return Err(End::Protocol(ProtocolFault::Truncated));
         }
         bytes.take(len, |control| {
             begin(connection, opener, &head, control, first, payload_mac)
         })
     } else {
         let Some(mut control) = connection.control_buffer(len) else {
-            return too_busy(bytes, connection, &head, opener.trailer_len(&head), first).await;
+            let trailer = opener.trailer_len(&head);
+            return Box::pin(too_busy(bytes, connection, &head, trailer, first)).await;
         };
-        let read = read_control(bytes, &mut control, len).await;
+        let read = Box::pin(read_control(bytes, &mut control, len)).await;
         let begun = read.map_err(broken).and_then(|()| {
             begin(connection, opener, &head, &control, first, payload_mac).map(Some)
         });
@@ -219,8 +233,10 @@ where
         Begun::Skip => skip(bytes, head.payload_len + opener.trailer_len(&head) as u64).await?,
         Begun::Payload(intake) => {
             let mac = opener.payload_key().map(|key| key.for_head(&head));
-            let mac = mac.filter(|_| payload_mac);
-            take_payload(bytes, intake, mac).await?;
+            // Boxed: it has 2 KiB, which every idle connection would carry.
+            let mac = mac.filter(|_| payload_mac).map(Box::new);
+            // Boxed as well: its state is larger than all the rest of a connection.
+            Box::pin(take_payload(bytes, intake, mac)).await?;
         }
     }
     bytes.end_frame();
@@ -284,7 +300,7 @@ async fn too_busy<S: AsyncRead + AsyncWrite + Unpin>(
 async fn take_payload<S: AsyncRead + AsyncWrite + Unpin>(
     bytes: &ByteStream<S>,
     mut intake: Box<Intake>,
-    mut mac: Option<PayloadMac>,
+    mut mac: Option<Box<PayloadMac>>,
 ) -> Result<(), End> {
     let mut turn = CHUNK_BYTES;
     while let Some(slot) = intake.next().await {
@@ -298,7 +314,7 @@ async fn take_payload<S: AsyncRead + AsyncWrite + Unpin>(
                 count
             }
             Slot::Skip(left) => {
-                let count = skip_some(bytes, left, mac.as_mut()).await?;
+                let count = skip_some(bytes, left, mac.as_deref_mut()).await?;
                 intake.skipped(count as u64);
                 count
             }
@@ -347,8 +363,11 @@ async fn skip_some<S: AsyncRead + AsyncWrite + Unpin>(
         .map_err(broken)
 }
 
-fn broken(_: io::Error) -> End {
-    End::Broken
+fn broken(error: io::Error) -> End {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => End::Protocol(ProtocolFault::Truncated),
+        _ => End::Broken,
+    }
 }
 
 /// How a connection ends for what a client with our key wouldn't have sent.

@@ -5,11 +5,14 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::clock::Tick;
+use crate::exposition::is_exposed;
 use crate::labels::{
-    AuthFailure, DriveOp, EvictionReason, Exporter, SlabState, SpanDecision, Stage, Step, Tier,
-    Transport,
+    AuthFailure, Blame, DriveOp, EvictionReason, Exporter, OpKind, OutcomeLabel, SlabState,
+    SpanDecision, Stage, Step, Tier, Transport,
 };
 use crate::metrics::{DRIVES_MAX, Kind, SERIES, SERIES_MAX, SERVERS_MAX};
+use crate::snapshot::Value;
+use crate::timeline::Timeline;
 use crate::trace::TraceContext;
 
 fn server() -> Telemetry {

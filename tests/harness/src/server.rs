@@ -234,24 +234,27 @@ impl TestServer {
     ///
     /// # Panics
     /// If it doesn't stop well, or complained.
-    pub fn stop(mut self) -> Stopped {
-        self.end()
+    pub fn stop(self) -> Stopped {
+        self.stop_within(Duration::from_secs(10))
+    }
+
+    /// The same, with a deadline for what is in flight.
+    pub fn stop_within(mut self, deadline: Duration) -> Stopped {
+        self.end(deadline)
     }
 
     /// Stops it and starts it again on the same drives.
     pub fn restart(mut self) -> TestServer {
-        self.end();
+        self.end(Duration::from_secs(10));
         let empty = Builder::memory("64 MiB");
         std::mem::replace(&mut self.builder, empty).start()
     }
 
-    fn end(&mut self) -> Stopped {
+    fn end(&mut self, deadline: Duration) -> Stopped {
         let running = self.running.take().expect("it is stopped once");
         let dispatch = self.log.dispatch();
         let _default = tracing::dispatcher::set_default(&dispatch);
-        let stopped = running
-            .drain_and_stop(Duration::from_secs(10))
-            .expect("a clean stop");
+        let stopped = running.drain_and_stop(deadline).expect("a clean stop");
         let complaints = self.log.complaints(&self.builder.allowed);
         assert!(
             complaints.is_empty(),
@@ -264,7 +267,7 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         if self.running.is_some() && !std::thread::panicking() {
-            self.end();
+            self.end(Duration::from_secs(10));
         }
     }
 }

@@ -27,6 +27,9 @@ pub struct WireClient {
     next_id: u64,
 }
 
+/// What became of one entry of a read: its value, a miss, or an error.
+pub type Found = Result<Option<Vec<u8>>, ErrorCode>;
+
 /// A frame as it was received and verified.
 #[derive(Debug, Clone)]
 pub struct Frame {
@@ -259,13 +262,13 @@ impl WireClient {
     ///
     /// # Errors
     /// The entry's or the request's error.
-    pub fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, ErrorCode> {
+    pub fn get(&mut self, key: &[u8]) -> Found {
         self.send_keys(OpCode::Get, &[key]);
         self.receive_values(1).remove(0)
     }
 
     /// Gets values in one batch.
-    pub fn get_many(&mut self, keys: &[&[u8]]) -> Vec<Result<Option<Vec<u8>>, ErrorCode>> {
+    pub fn get_many(&mut self, keys: &[&[u8]]) -> Vec<Found> {
         self.send_keys(OpCode::BatchRead, keys);
         self.receive_values(keys.len())
     }
@@ -274,8 +277,8 @@ impl WireClient {
     ///
     /// # Panics
     /// If a value isn't whole, or its checksum is wrong.
-    pub fn receive_values(&mut self, count: usize) -> Vec<Result<Option<Vec<u8>>, ErrorCode>> {
-        let mut values: Vec<Option<Result<Option<Vec<u8>>, ErrorCode>>> = vec![None; count];
+    pub fn receive_values(&mut self, count: usize) -> Vec<Found> {
+        let mut values: Vec<Option<Found>> = vec![None; count];
         loop {
             let frame = self.receive().expect("a reply");
             if !collect(&frame, &mut values) {
@@ -329,7 +332,7 @@ impl WireClient {
 ///
 /// # Panics
 /// If a value isn't whole, or its checksum is wrong.
-pub fn collect(frame: &Frame, values: &mut [Option<Result<Option<Vec<u8>>, ErrorCode>>]) -> bool {
+pub fn collect(frame: &Frame, values: &mut [Option<Found>]) -> bool {
     let segments = match Reply::decode(&frame.head, &frame.control)
         .expect("a reply")
         .1

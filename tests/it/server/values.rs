@@ -1,8 +1,10 @@
 //! Values of every size, there and back.
 
-use memkv_proto::op::{ErrorCode, Outcome};
+use memkv_proto::op::{ErrorCode, OpCode, Outcome};
+use memkv_proto::reply::Reply;
+use memkv_proto::{Flags, FrameHead};
 use memkv_tests::server::{Builder, TestServer};
-use memkv_tests::wire::{WireClient, value};
+use memkv_tests::wire::{Frame, WireClient, collect, entry, value, written};
 
 #[test]
 fn a_value_comes_back_as_it_was_put() {
@@ -82,18 +84,77 @@ fn a_batch_comes_back_in_full_whatever_its_sizes() {
 }
 
 #[test]
-fn a_key_out_of_bounds_fails_alone() {
+fn a_key_of_512_bytes_is_the_longest() {
     let server = TestServer::memory();
     let mut client = WireClient::connect(server.address());
     let longest = [b'k'; 512];
     assert_eq!(client.put(&longest, b"v"), Outcome::Ok);
     assert_eq!(client.get(&longest), Ok(Some(b"v".to_vec())));
+}
+
+/// A request whose key has `len` bytes, which no encoder makes.
+fn with_key_len(client: &mut WireClient, op: OpCode, len: usize) -> Frame {
+    let mut control = Vec::new();
+    let (key_len_at, payload): (usize, &[u8]) = if op == OpCode::Put {
+        memkv_proto::request::encode_writes(&mut control, op, None, [entry(b"k", b"value")])
+            .unwrap();
+        (40, b"value")
+    } else {
+        memkv_proto::request::encode_keys(&mut control, op, None, 0, [&b"k"[..]]).unwrap();
+        (8, b"")
+    };
+    control.pop();
+    control[key_len_at..key_len_at + 2].copy_from_slice(&(len as u16).to_le_bytes());
+    control.resize(control.len() + len, b'k');
+    let head = FrameHead::new(op, Flags::NONE, control.len() as u32, payload.len() as u64);
+    client.send(head.with_request_id(1), &control, payload);
+    client.receive().unwrap()
+}
+
+#[test]
+fn keys_of_no_bytes_and_of_513_are_bad_keys_and_nothing_else() {
+    let server = TestServer::memory();
+    let mut client = WireClient::connect(server.address());
+    let bad = Outcome::Error(ErrorCode::BadKey);
     for len in [0, 513] {
-        assert_eq!(
-            memkv_proto::limits::check_key(&vec![b'k'; len]),
-            Err(ErrorCode::BadKey)
-        );
+        let reply = with_key_len(&mut client, OpCode::Put, len);
+        assert_eq!(written(&reply, 1), [bad], "put, key of {len}");
+        let reply = with_key_len(&mut client, OpCode::Get, len);
+        let mut values = vec![None];
+        assert!(!collect(&reply, &mut values));
+        assert_eq!(values, [Some(Err(ErrorCode::BadKey))], "get, key of {len}");
+        for op in [OpCode::Exists, OpCode::Delete] {
+            let reply = with_key_len(&mut client, op, len);
+            match Reply::decode(&reply.head, &reply.control).unwrap().1 {
+                Reply::Outcomes(outcomes) => {
+                    assert_eq!(
+                        outcomes.iter().collect::<Vec<_>>(),
+                        [bad],
+                        "{op}, key of {len}"
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
+    assert!(client.is_alive());
+}
+
+#[test]
+fn a_value_that_no_room_is_for_is_refused_and_the_connection_goes_on() {
+    let server = Builder::memory("64 MiB").start();
+    let mut client = WireClient::connect(server.address());
+    let huge = value(9, 256 << 20);
+    let outcome = client.put(b"huge", &huge);
+    assert!(
+        matches!(
+            outcome,
+            Outcome::Error(ErrorCode::TooLarge | ErrorCode::NoSpace)
+        ),
+        "{outcome:?}"
+    );
+    assert_eq!(client.get(b"huge"), Ok(None));
+    assert_eq!(client.put(b"small", b"value"), Outcome::Ok);
 }
 
 #[test]
