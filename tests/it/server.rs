@@ -2,6 +2,7 @@
 
 mod admin;
 mod attacks;
+mod files;
 mod life;
 mod load;
 mod ops;

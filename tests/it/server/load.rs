@@ -93,6 +93,7 @@ fn half_open_connections_are_bounded() {
         .limits(|limits| limits.half_open_max = 8)
         .start();
     let mut session = WireClient::connect(server.address());
+    assert!(session.is_alive(), "its handshake is over");
     let half_open: Vec<_> = (0..8).map(|_| connect(server.address())).collect();
     until("all are counted", SOON, || {
         (metric(&server, "memkv_connections{transport=\"tcp\"}") == 9.0).then_some(())
