@@ -48,7 +48,7 @@ impl Carved {
         let words = (slot_count as usize).div_ceil(64);
         self.used.clear();
         self.used.resize(words, 0);
-        self.owners.clear();
+        // Not cleared: a slot's owner is when it's taken.
         self.owners.resize(slot_count as usize, 0);
         let tail = slot_count as usize % 64;
         if tail > 0 {
