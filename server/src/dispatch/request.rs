@@ -133,7 +133,9 @@ impl Request {
 
     /// Its timeline, if it leaves one.
     pub(crate) fn timeline_mut(&mut self) -> Option<&mut Timeline> {
-        self.kind.is_some().then_some(&mut self.timeline)
+        // An active probe stays out of the users' metrics.
+        let leaves_one = self.kind.is_some() && !self.flags.contains(Flags::PROBE);
+        leaves_one.then_some(&mut self.timeline)
     }
 
     /// Why its entries mustn't be started any more, if so.
