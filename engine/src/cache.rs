@@ -331,6 +331,27 @@ impl<M: Clone> Cache<M> {
         }
     }
 
+    /// Shows entries to `visit` from a cursor on (0 starts), until about `limit` were seen, and
+    /// returns where to go on; `None` at the end. One that is there all the time is seen.
+    ///
+    /// `visit` is called under a shard's lock.
+    pub fn scan(
+        &self,
+        cursor: u64,
+        limit: usize,
+        visit: &mut dyn FnMut(CacheKey<'_>, &M),
+    ) -> Option<u64> {
+        let (mut shard, mut place) = ((cursor >> 32) as usize, cursor as u32 as usize);
+        let mut left = limit.max(1);
+        while let Some(part) = self.shards.get(shard) {
+            match part.scan(place, &mut left, visit) {
+                Some(next) => return Some((shard as u64) << 32 | next as u64),
+                None => (shard, place) = (shard + 1, 0),
+            }
+        }
+        None
+    }
+
     /// Counters.
     pub fn counts(&self) -> CacheCounts {
         let mut counts = CacheCounts {

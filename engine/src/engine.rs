@@ -16,6 +16,8 @@ use crate::status::EngineStatus;
 use memkv_telemetry::EngineMetrics;
 
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 pub(crate) mod harness;
 pub(crate) mod inspect;
 #[cfg(test)]
@@ -123,10 +125,7 @@ impl Engine {
 
     /// Reads many values, fetching index lines ahead; appends one answer per get to `out`.
     pub fn get_many(&self, queue: &CompletionQueue, gets: &[Get<'_>], out: &mut Vec<GetStep>) {
-        out.reserve(gets.len());
-        for get in gets {
-            out.push(self.get(queue, get.token, get.namespace, get.key));
-        }
+        self.shared.get_many(queue, gets, out);
     }
 
     /// Says which keys are there, from RAM alone; `out` is as long as `keys`.

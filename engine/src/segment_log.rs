@@ -13,6 +13,7 @@ mod maintain;
 mod read;
 pub(crate) mod record;
 pub(crate) mod recover;
+mod scan;
 pub(crate) mod segment;
 pub(crate) mod superblock;
 mod write;
@@ -36,6 +37,7 @@ use crate::stream::{StripeRead, StripeWrite, Stripes};
 use commit::{Frame, JournalState, Ticket};
 use maintain::CheckpointRun;
 use read::ReadJob;
+pub(crate) use scan::ScanJob;
 use segment::Segments;
 use superblock::Superblock;
 use write::Batch;
@@ -148,6 +150,7 @@ pub(crate) enum Event {
     Delete(Box<DeleteWork>),
     Read(Box<ReadWork>),
     ReadPart(Box<PartRead>),
+    Scan(Box<ScanJob>),
     /// An entry here was replaced by one on another drive.
     Dead(Location),
     /// Memory that a read waited for.
@@ -257,6 +260,7 @@ pub(crate) enum Purpose {
         op: usize,
         location: Location,
     },
+    Scan(Box<ScanJob>),
     Checkpoint,
 }
 
@@ -372,6 +376,7 @@ impl DriveLog {
             Event::Put(work) => self.accept(context, Work::Put(work)),
             Event::Delete(work) => self.accept(context, Work::Delete(work)),
             Event::Read(work) => self.read(context, *work),
+            Event::Scan(work) => self.scan(context, *work),
             Event::ReadPart(work) => self.read_part(context, *work),
             Event::Dead(location) => self.segments.add_dead(&location),
             Event::Granted(grant) => self.granted(context, grant),
@@ -390,9 +395,18 @@ impl DriveLog {
         self.shutdown && quiet && (self.closed || self.down)
     }
 
+    /// Takes nothing any more: changes fail, reads miss.
+    pub(crate) fn close(&mut self) {
+        self.down = true;
+    }
+
     /// When the log next wants to be stepped, if nothing happens.
     pub(crate) fn next_timer(&self) -> Option<Tick> {
         (self.dirty && self.config.sync == crate::config::Sync::Everysec).then_some(self.next_flush)
+    }
+
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.segments.capacity_bytes()
     }
 
     /// Whether there is something to do without an event.
@@ -447,6 +461,7 @@ impl DriveLog {
             Purpose::Flush(ops) => self.flush_done(context, ops, done),
             Purpose::TimedFlush => self.timed_flush = false,
             Purpose::Read(job) => self.read_done(context, job, done),
+            Purpose::Scan(job) => self.scan_done(context, *job, done),
             Purpose::Resolve { op, location } => self.resolved(context, op, location, done),
             Purpose::Checkpoint => self.checkpoint_done(context, done),
         }

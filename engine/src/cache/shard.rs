@@ -211,6 +211,34 @@ fn fingerprint(hash: KeyHash) -> u32 {
 }
 
 impl<M: Clone> Shard<M> {
+    /// Shows entries from a place on; returns where to go on when `left` has run out.
+    pub(super) fn scan(
+        &self,
+        from: usize,
+        left: &mut usize,
+        visit: &mut dyn FnMut(CacheKey<'_>, &M),
+    ) -> Option<usize> {
+        let state = self.state.lock();
+        for (at, place) in state.places.iter().enumerate().skip(from) {
+            if *left == 0 {
+                return Some(at);
+            }
+            if let Some(entry) = &place.entry {
+                *left -= 1;
+                let (hash, namespace) = (entry.hash, entry.namespace);
+                visit(
+                    CacheKey {
+                        hash,
+                        namespace,
+                        key: &entry.key,
+                    },
+                    &entry.meta,
+                );
+            }
+        }
+        None
+    }
+
     pub(super) fn new() -> Self {
         let state = State {
             map: HashedMap::default(),

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
+use memkv_telemetry::EngineMetrics;
 use slab::Slab;
 
 use super::inbox::Wake;
@@ -95,6 +96,7 @@ pub(crate) struct Ring {
     sequence: u32,
     /// Completions that matched nothing in flight.
     stale: u64,
+    metrics: EngineMetrics,
 }
 
 impl Ring {
@@ -105,6 +107,7 @@ impl Ring {
         queue_depth: u32,
         chunk_bytes: usize,
         pools: &[&SlabPool],
+        metrics: EngineMetrics,
         findings: &mut Vec<String>,
     ) -> io::Result<Self> {
         let uring = build(queue_depth)?;
@@ -134,6 +137,7 @@ impl Ring {
             todo: VecDeque::new(),
             sequence: 0,
             stale: 0,
+            metrics,
         })
     }
 
@@ -316,6 +320,7 @@ impl Ring {
                     .is_some_and(|slot| slot.sequence == sequence && slot.chunk.is_some());
             if !known {
                 self.stale += 1;
+                self.metrics.stale_completion();
                 tracing::warn!(
                     data,
                     stale = self.stale,

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use memkv_telemetry::{DriveMetrics, DriveOp};
 use parking_lot::Mutex;
 
 use super::inbox::{Inbox, Wake};
 use super::media::Media;
-use super::{Backend, blocking::Blocking, ring::Ring};
+use super::{Backend, IoBuffer, IoDone, blocking::Blocking, ring::Ring};
 use crate::engine::{Shared, unix_ms};
 use crate::metrics::now;
 use crate::segment_log::{Context, DriveLog, Effects, Event, LogCounts};
@@ -35,6 +36,7 @@ pub(crate) struct DriveThread {
     pub(crate) idx: u8,
     pub(crate) media: Media,
     pub(crate) log: DriveLog,
+    pub(crate) metrics: DriveMetrics,
     pub(crate) buffers: SlabPool,
     pub(crate) inbox: Arc<Inbox<Event>>,
     pub(crate) wake: Arc<Wake>,
@@ -55,10 +57,12 @@ impl DriveThread {
                 return;
             }
         };
+        self.metrics.set_up(true);
         let (mut events, mut done) = (Vec::new(), Vec::new());
         let mut effects = Effects::default();
         loop {
             self.inbox.take(&mut events);
+            self.count(&done, backend.in_flight());
             let ended = done.drain(..).map(Event::Io);
             for event in ended.chain(events.drain(..)).chain([Event::Idle]) {
                 let mut context = Context {
@@ -71,6 +75,8 @@ impl DriveThread {
             }
             let more = self.deliver(&mut effects, &mut backend);
             *self.counts.lock() = self.log.counts;
+            self.metrics
+                .set_space(self.log.counts.used_bytes, self.log.capacity_bytes());
             if self.log.finished() && backend.in_flight() == 0 {
                 break;
             }
@@ -82,10 +88,48 @@ impl DriveThread {
             }
         }
         self.up.store(false, Ordering::SeqCst);
+        self.metrics.set_up(false);
+        self.refuse_the_rest(&mut effects, &mut backend);
         drop(backend);
         // The kernel takes a ring apart in its own time and keeps the file open meanwhile, so
         // the lock is given back by hand.
         self.media.unlock();
+    }
+
+    /// Answers what came while the thread was about to end.
+    fn refuse_the_rest(&mut self, effects: &mut Effects, backend: &mut Backend) {
+        let mut events = Vec::new();
+        self.log.close();
+        self.inbox.take(&mut events);
+        for event in events.into_iter().chain([Event::Idle]) {
+            let (now, unix_ms) = (now(), unix_ms());
+            let mut context = Context {
+                shared: &self.shared,
+                now,
+                unix_ms,
+                effects,
+            };
+            self.log.step(&mut context, event);
+        }
+        self.deliver(effects, backend);
+    }
+
+    /// Counts what ended.
+    fn count(&self, done: &[IoDone], in_flight: usize) {
+        for io in done {
+            let (op, bytes) = match &io.buffer {
+                IoBuffer::Source(memory) => (DriveOp::Write, memory.len()),
+                IoBuffer::Target(memory) => (DriveOp::Read, memory.len()),
+                IoBuffer::None => (DriveOp::Flush, 0),
+            };
+            match io.result {
+                Ok(()) => self
+                    .metrics
+                    .io_done(op, io.completed.since(io.submitted), bytes as u64),
+                Err(_) => self.metrics.io_failed(op),
+            }
+        }
+        self.metrics.set_queue_depth(in_flight as u64);
     }
 
     /// Does what a step wanted done; returns whether the log must be stepped again at once.
@@ -102,6 +146,7 @@ impl DriveThread {
         if let Some(why) = effects.down.take() {
             *self.why_down.lock() = why;
             self.up.store(false, Ordering::SeqCst);
+            self.metrics.set_up(false);
             self.note_blacklisted();
             return true;
         }
@@ -133,7 +178,16 @@ impl DriveThread {
         let pools = [&self.shared.pool, &self.buffers];
         let depth = self.shared.config.queue_depth;
         let chunk = self.media.chunk_bytes;
-        let ring = Ring::open(file, self.wake.clone(), depth, chunk, &pools, &mut findings);
+        let metrics = self.shared.metrics.clone();
+        let ring = Ring::open(
+            file,
+            self.wake.clone(),
+            depth,
+            chunk,
+            &pools,
+            metrics,
+            &mut findings,
+        );
         self.findings.lock().append(&mut findings);
         match ring {
             Ok(ring) => Ok(Backend::Ring(Box::new(ring))),

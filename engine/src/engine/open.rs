@@ -661,6 +661,7 @@ pub(super) fn start(shared: &Arc<Shared>, found: Vec<Found>) -> Result<(), OpenE
             blacklist: shared.config.mode == Mode::Direct,
         };
         let direct_io = media.direct;
+        let name = media.path.display().to_string();
         let mut log = DriveLog::new(config, superblock, segments, ring, buffers.clone());
         log.counts.corruptions = dropped;
         let handle = DriveHandle {
@@ -680,6 +681,7 @@ pub(super) fn start(shared: &Arc<Shared>, found: Vec<Found>) -> Result<(), OpenE
                 idx: idx as u8,
                 media,
                 log,
+                metrics: shared.metrics.drive(&name),
                 buffers,
                 inbox,
                 wake,

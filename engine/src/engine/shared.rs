@@ -7,21 +7,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use memkv_telemetry::EngineMetrics;
+use memkv_telemetry::{EngineMetrics, EvictionReason, SlabState};
 use parking_lot::Mutex;
 
 use super::memory::MemoryStore;
 use super::{check_key, open};
 use crate::api::{
-    Committed, Completion, CompletionResult, Cursor, DriveIdx, IoTimes, Put, ScanPage, Step, Tier,
-    Token, VALUE_BYTES_MAX,
+    Committed, Completion, CompletionResult, Cursor, DriveIdx, Get, IoTimes, Put, ScanEntry,
+    ScanPage, Step, Tier, Token, VALUE_BYTES_MAX,
 };
 use crate::cache::{Cache, CacheConfig, CacheKey, Evicted};
 use crate::config::{EngineConfig, Mode};
 use crate::drive::thread::DriveHandle;
 use crate::entry::{Meta, OwnedPut};
 use crate::error::{DeleteError, GetError, OpenError, PutError, ScanError, ShutdownError};
-use crate::index::{Index, IndexConfig, KeyHash, KeyHasher, StoreKey};
+use crate::index::{self, Index, IndexConfig, KeyHash, KeyHasher, StoreKey};
 use crate::lease::{ReadLease, WriteInner, WriteLease, zero_tail};
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
 use crate::metrics::now;
@@ -29,10 +29,10 @@ use crate::queue::{CompletionQueue, CompletionSender};
 use crate::segment_log::bytes::page_up;
 use crate::segment_log::segment::KIND_STRIPES;
 use crate::segment_log::{
-    Body, DeleteWork, EXTENT_BYTES_MIN, Event, PutWork, ReadWork, Reply, ReplyTo,
+    Body, DeleteWork, EXTENT_BYTES_MIN, Event, PutWork, ReadWork, Reply, ReplyTo, ScanJob,
 };
 use crate::slab::{
-    Grant, GrantSink, Leased, NoObserver, PoolConfig, ReadMemory, RegionConfig, RegionTier,
+    Grant, GrantSink, Leased, PoolConfig, PoolObserver, ReadMemory, RegionConfig, RegionTier,
     SlabPool, Ticket, Waiter, WriteMemory,
 };
 use crate::status::{DriveState, DriveStatus, EngineStatus};
@@ -42,6 +42,8 @@ use crate::stream::{StreamBudget, StripeTable, Stripes, WriteStream, read_window
 const BATCH: usize = 64;
 /// When a caller who was refused may try again.
 const BUSY_US: u32 = 1000;
+/// Entries that one page of a scan looks at, at most.
+const SCAN_MAX: usize = 4096;
 
 /// What all callers of an engine share.
 pub(crate) struct Shared {
@@ -65,7 +67,7 @@ pub(crate) struct Shared {
     waiting: Mutex<BTreeMap<u64, Waiting>>,
     waiters: AtomicU64,
     findings: Vec<String>,
-    _metrics: EngineMetrics,
+    pub(crate) metrics: EngineMetrics,
 }
 
 /// A reserve that waits for memory.
@@ -170,7 +172,7 @@ impl Shared {
         config: EngineConfig,
         metrics: EngineMetrics,
     ) -> Result<Arc<Self>, OpenError> {
-        let (pool, findings) = open_pool(&config)?;
+        let (pool, findings) = open_pool(&config, &metrics)?;
         let capacity_bytes = pool.capacity_bytes();
         let mut store = match config.mode {
             Mode::Memory => open::Store {
@@ -216,7 +218,7 @@ impl Shared {
             waiters: AtomicU64::new(0),
             findings,
             config,
-            _metrics: metrics,
+            metrics,
         });
         open::start(&shared, store.drives)?;
         Ok(shared)
@@ -261,6 +263,10 @@ impl Shared {
         ready().nth(pick).map(|(idx, _)| idx)
     }
 
+    pub(crate) fn is_up(&self, drive: u8) -> bool {
+        self.drive(drive).is_some()
+    }
+
     pub(crate) fn next_version(&self) -> u64 {
         self.versions.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -279,6 +285,8 @@ impl Shared {
         self.evictions.fetch_add(count, Ordering::Relaxed);
         self.never_read_bytes
             .fetch_add(never_read_bytes, Ordering::Relaxed);
+        self.metrics
+            .evicted(EvictionReason::Capacity, count, never_read_bytes);
     }
 
     /// An event of the engine itself for another drive.
@@ -390,11 +398,12 @@ impl Shared {
             return;
         }
         self.memory.forget(&self.index, evicted.hash, &evicted.meta);
-        self.evictions.fetch_add(1, Ordering::Relaxed);
-        if !evicted.was_read {
-            self.never_read_bytes
-                .fetch_add(evicted.meta.len, Ordering::Relaxed);
-        }
+        let unread = if evicted.was_read {
+            0
+        } else {
+            evicted.meta.len
+        };
+        self.count_evictions(1, unread);
     }
 
     /// In memory mode, where nothing can be evicted and nobody is filling a lease, waiting
@@ -693,6 +702,41 @@ impl Shared {
         Ok(Step::Pending)
     }
 
+    /// As [`get`](Self::get) for many; the index lines of a batch are fetched together.
+    pub(super) fn get_many(
+        self: &Arc<Self>,
+        queue: &CompletionQueue,
+        gets: &[Get<'_>],
+        out: &mut Vec<super::GetStep>,
+    ) {
+        out.reserve(gets.len());
+        let mut hashes = [KeyHash(0); BATCH];
+        let mut found = [None; BATCH];
+        for gets in gets.chunks(BATCH) {
+            let (hashes, found) = (&mut hashes[..gets.len()], &mut found[..gets.len()]);
+            for (hash, get) in hashes.iter_mut().zip(gets) {
+                *hash = self.hasher.hash(get.namespace, get.key);
+            }
+            self.index.get_many(hashes, found);
+            for (get, hash) in gets.iter().zip(hashes) {
+                let (hash, namespace, key) = (*hash, get.namespace, get.key);
+                let step = match check_key(key) {
+                    Ok(()) => self.get(
+                        queue,
+                        get.token,
+                        &CacheKey {
+                            hash,
+                            namespace,
+                            key,
+                        },
+                    ),
+                    Err(bad) => Err(bad.into()),
+                };
+                out.push(step);
+            }
+        }
+    }
+
     pub(super) fn exists(&self, namespace: u32, keys: &[&[u8]], out: &mut [bool]) {
         assert_eq!(keys.len(), out.len(), "one answer per key");
         let mut hashes = [KeyHash(0); BATCH];
@@ -748,20 +792,57 @@ impl Shared {
 
     pub(super) fn scan(
         self: &Arc<Self>,
-        _queue: &CompletionQueue,
-        _token: Token,
-        _namespace: u32,
-        _cursor: Cursor,
-        _limit: usize,
+        queue: &CompletionQueue,
+        token: Token,
+        namespace: u32,
+        cursor: Cursor,
+        limit: usize,
     ) -> Result<Step<ScanPage>, ScanError> {
         if self.draining() {
             return Err(ScanError::Draining);
         }
-        Ok(Step::Ready(ScanPage::default()))
+        let limit = limit.clamp(1, SCAN_MAX);
+        if self.config.mode == Mode::Memory {
+            return Ok(Step::Ready(self.scan_memory(namespace, cursor, limit)));
+        }
+        let mut found = Vec::new();
+        let next = self.index.scan(index::Cursor(cursor.0), limit, &mut found);
+        let job = ScanJob {
+            namespace,
+            left: found.into_iter().map(|entry| entry.location).collect(),
+            page: ScanPage {
+                entries: Vec::new(),
+                next: next.map(|next| Cursor(next.0)),
+            },
+            to: ReplyTo::Caller(queue.sender(), token),
+        };
+        job.go_on(self);
+        Ok(Step::Pending)
+    }
+
+    fn scan_memory(&self, namespace: u32, cursor: Cursor, limit: usize) -> ScanPage {
+        let mut entries = Vec::new();
+        let now = unix_ms();
+        let next = self.cache.scan(cursor.0, limit, &mut |key, meta: &Meta| {
+            if key.namespace == namespace && !meta.expired(now) {
+                let (attrs, version, value_len) = (meta.attrs, meta.version, meta.len);
+                entries.push(ScanEntry {
+                    key: key.key.to_vec(),
+                    attrs,
+                    version,
+                    value_len,
+                });
+            }
+        });
+        ScanPage {
+            entries,
+            next: next.map(Cursor),
+        }
     }
 
     pub(super) fn status(&self) -> EngineStatus {
         let (cached, slabs) = (self.cache.counts(), self.pool.counts());
+        self.refresh_gauges();
         EngineStatus {
             mode: self.config.mode,
             entries: self.index.len() as u64,
@@ -776,6 +857,20 @@ impl Shared {
             drives: self.drive_status(),
             findings: self.all_findings(),
         }
+    }
+
+    /// Sets the gauges that nobody else keeps.
+    pub(crate) fn refresh_gauges(&self) {
+        let slabs = self.pool.counts();
+        let values = (slabs.capacity - slabs.free - slabs.writing) as u64;
+        let memory = self.config.mode == Mode::Memory;
+        let (hot, stored) = if memory { (0, values) } else { (values, 0) };
+        self.metrics.set_slabs(SlabState::Free, slabs.free as u64);
+        self.metrics
+            .set_slabs(SlabState::Leased, slabs.writing as u64);
+        self.metrics.set_slabs(SlabState::Hot, hot);
+        self.metrics.set_slabs(SlabState::Stored, stored);
+        self.metrics.set_index_entries(self.index.len() as u64);
     }
 
     fn drive_status(&self) -> Vec<DriveStatus> {
@@ -867,7 +962,23 @@ pub(crate) fn unix_ms() -> u64 {
     since.as_millis() as u64
 }
 
-fn open_pool(config: &EngineConfig) -> Result<(SlabPool, Vec<String>), OpenError> {
+/// Tells the pool the time, and the metrics its waits.
+struct PoolEyes(EngineMetrics);
+
+impl PoolObserver for PoolEyes {
+    fn now_ns(&self) -> u64 {
+        now().0
+    }
+
+    fn waited(&self, waited_ns: u64) {
+        self.0.slab_waited(waited_ns);
+    }
+}
+
+fn open_pool(
+    config: &EngineConfig,
+    metrics: &EngineMetrics,
+) -> Result<(SlabPool, Vec<String>), OpenError> {
     let memory = config.mode == Mode::Memory;
     let bytes = if memory {
         config.memory_bytes
@@ -900,7 +1011,8 @@ fn open_pool(config: &EngineConfig) -> Result<(SlabPool, Vec<String>), OpenError
         }],
         double_free_trace: config.double_free_trace,
     };
-    let pool = SlabPool::new(pool, Arc::new(NoObserver)).map_err(|why| fault(Box::new(why)))?;
+    let pool = SlabPool::new(pool, Arc::new(PoolEyes(metrics.clone())))
+        .map_err(|why| fault(Box::new(why)))?;
     Ok((pool, findings.into_iter().collect()))
 }
 

@@ -356,3 +356,66 @@ fn many_long_reads_at_once_share_the_pool() {
         }
     });
 }
+
+#[test]
+fn scan_meets_every_entry_of_a_namespace() {
+    let dir = tempfile::tempdir().expect("dir");
+    let memory = EngineConfig {
+        slab_bytes: 64 << 10,
+        ..EngineConfig::memory(8 << 20)
+    };
+    for config in [files(dir.path(), 2, 32 << 20), memory] {
+        let client = Client::open(config);
+        for key in 0..300u32 {
+            let len = if key.is_multiple_of(50) {
+                400_000
+            } else {
+                10 * key as usize
+            };
+            let namespace = 1 + key % 2;
+            let value = value_of(key.into(), len);
+            let put = client.put_with(
+                namespace,
+                &key.to_le_bytes(),
+                &value,
+                Attrs::default(),
+                Condition::None,
+            );
+            put.expect("put");
+        }
+        let mut met = std::collections::BTreeMap::new();
+        let mut cursor = Some(crate::Cursor::START);
+        while let Some(at) = cursor {
+            let page = match client
+                .engine
+                .scan(&client.queue, crate::Token(9), 1, at, 17)
+            {
+                Ok(crate::Step::Ready(page)) => page,
+                Ok(crate::Step::Pending) => match client.wait().result {
+                    crate::CompletionResult::Scanned(page) => page.expect("page"),
+                    other => panic!("{other:?}"),
+                },
+                Err(error) => panic!("{error:?}"),
+            };
+            met.extend(
+                page.entries
+                    .into_iter()
+                    .map(|entry| (entry.key, entry.value_len)),
+            );
+            cursor = page.next;
+        }
+        let expected: std::collections::BTreeMap<Vec<u8>, u64> = (0..300u32)
+            .filter(|key| key.is_multiple_of(2))
+            .map(|key| {
+                let len = if key.is_multiple_of(50) {
+                    400_000
+                } else {
+                    10 * u64::from(key)
+                };
+                (key.to_le_bytes().to_vec(), len)
+            })
+            .collect();
+        assert_eq!(met, expected);
+        stop(client);
+    }
+}

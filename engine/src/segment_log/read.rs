@@ -2,6 +2,8 @@
 
 use std::io;
 
+use memkv_telemetry::CrcSource;
+
 use super::bytes::{PAGE, crc_of_pieces, page_up};
 use super::record::{self, Header};
 use super::segment::{Extent, HINT, KIND_EXTENT};
@@ -162,6 +164,7 @@ impl DriveLog {
             Found::Miss => self.end_read(context, job, |_| Ok(None)),
             Found::Corrupt(what) => {
                 self.counts.corruptions += 1;
+                context.shared.metrics.crc_mismatch(CrcSource::Read);
                 tracing::error!(
                     drive = self.config.drive,
                     what,
