@@ -23,6 +23,8 @@ pub(crate) mod inspect;
 #[cfg(test)]
 mod kill_tests;
 mod memory;
+#[cfg(test)]
+mod model_tests;
 mod open;
 mod shared;
 #[cfg(test)]

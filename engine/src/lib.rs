@@ -21,6 +21,7 @@ mod stream;
 
 pub use api::*;
 pub use config::*;
+pub use engine::inspect::{MediaContent, format_drive, inspect_media};
 pub use engine::{Engine, GetStep};
 pub use error::*;
 pub use lease::{ReadLease, WriteLease};

@@ -21,7 +21,6 @@ pub(crate) struct Media {
     pub(crate) bytes: u64,
     /// Past the page cache.
     pub(crate) direct: bool,
-    pub(crate) device: bool,
     /// Longest I/O that the device takes whole.
     pub(crate) chunk_bytes: usize,
 }
@@ -62,15 +61,12 @@ impl Media {
             path: path.into(),
             bytes: 0,
             direct,
-            device,
             chunk_bytes: chunk_bytes(&file),
             file: file.into(),
         };
         media.bytes = media.size()?;
-        if let (false, Some(bytes)) = (device, create) {
-            if media.bytes == 0 {
-                media.allocate(bytes)?;
-            }
+        if let (false, Some(bytes), 0) = (device, create, media.bytes) {
+            media.allocate(bytes)?;
         }
         Ok(media)
     }

@@ -10,6 +10,7 @@ use super::tests::files;
 use crate::segment_log::bytes::PAGE;
 use crate::segment_log::superblock::{Decoded, Superblock};
 use crate::{DriveOpenError, DriveState, Engine, EngineConfig, EngineMetrics, GetError, OpenError};
+use crate::{MediaContent, format_drive, inspect_media};
 
 const MIB: u64 = 1 << 20;
 
@@ -315,4 +316,33 @@ fn file_larger_than_the_disk_is_refused_and_leaves_nothing() {
         "{error:?}"
     );
     assert!(!config.drives[0].media.exists());
+}
+
+#[test]
+fn formatting_refuses_what_is_not_blank_and_blanks_it_when_forced() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = files(dir.path(), 1, 16 * MIB);
+    let path = &config.drives[0].media;
+    let client = Client::open(config.clone());
+    client.put(b"key", b"value").expect("put");
+    assert!(matches!(
+        inspect_media(path),
+        Err(DriveOpenError::InUse { .. })
+    ));
+    stop(client);
+    let content = inspect_media(path).expect("inspect");
+    assert!(
+        matches!(content, MediaContent::Store { clean: true, .. }),
+        "{content:?}"
+    );
+    assert!(matches!(
+        format_drive(path, false),
+        Err(DriveOpenError::Foreign { .. })
+    ));
+    format_drive(path, true).expect("format");
+    assert_eq!(inspect_media(path).expect("inspect"), MediaContent::Blank);
+    format_drive(path, false).expect("it is blank");
+    let client = Client::open(config);
+    assert_eq!(client.get(b"key"), None);
+    stop(client);
 }

@@ -88,10 +88,10 @@ fn kill_rounds(name: &str, sync: Sync) {
                 "{name}: key {key} after kill {kill}: acknowledged round {round}, found {:?} bytes",
                 found.map(|value| value.len())
             );
-            if let Some((_, round)) = after_try {
-                if found == change(key, round) {
-                    acknowledged.insert(key, round);
-                }
+            if let Some((_, round)) = after_try
+                && found == change(key, round)
+            {
+                acknowledged.insert(key, round);
             }
         }
         next = acknowledged.values().max().map_or(0, |round| round + 1);

@@ -289,8 +289,11 @@ fn identify(opened: &[Result<Opened, String>]) -> Result<Identity, (usize, Drive
     })
 }
 
+/// A drive, its superblock where it has one, and the one that it would get.
+type Candidate = (Media, Option<Superblock>, Superblock);
+
 /// Gives a new drive its superblock.
-fn join(drive: Opened, identity: &Identity) -> (Media, Option<Superblock>, Superblock) {
+fn join(drive: Opened, identity: &Identity) -> Candidate {
     let geometry = Geometry::for_capacity(drive.media.bytes);
     let fresh = Superblock {
         generation: 0,
@@ -315,7 +318,7 @@ fn join(drive: Opened, identity: &Identity) -> (Media, Option<Superblock>, Super
 
 /// Numbers new members and counts the start on all.
 fn number(
-    drives: Vec<Result<(Media, Option<Superblock>, Superblock), String>>,
+    drives: Vec<Result<Candidate, String>>,
     identity: &Identity,
 ) -> Vec<Result<(Media, Superblock), String>> {
     let mut next = identity.member_count;

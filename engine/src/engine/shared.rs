@@ -248,10 +248,10 @@ impl Shared {
     /// there at the start, always the same one. A drive that fails later keeps its keys, so
     /// that what is on it can't become stale.
     pub(crate) fn home(&self, hash: KeyHash) -> Option<u8> {
-        if let Some(location) = self.index.get(hash) {
-            if self.drive(location.drive_idx).is_some() {
-                return Some(location.drive_idx);
-            }
+        if let Some(location) = self.index.get(hash)
+            && self.drive(location.drive_idx).is_some()
+        {
+            return Some(location.drive_idx);
         }
         let ready = || {
             (0u8..)

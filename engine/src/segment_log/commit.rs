@@ -391,10 +391,10 @@ impl DriveLog {
 
     /// Counts what an index entry replaced as dead, wherever it lies, with its parts.
     fn bury(&mut self, context: &mut Context<'_>, hash: KeyHash, change: Change) {
-        if let Change::Done(Some(location)) = change {
-            if let Some(stripes) = context.shared.stripes.take(hash, &location) {
-                context.shared.bury_parts(&stripes.parts);
-            }
+        if let Change::Done(Some(location)) = change
+            && let Some(stripes) = context.shared.stripes.take(hash, &location)
+        {
+            context.shared.bury_parts(&stripes.parts);
         }
         self.bury_only(context, change);
     }

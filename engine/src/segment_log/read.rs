@@ -110,7 +110,7 @@ impl DriveLog {
         match context.shared.lease_now(bytes) {
             Some(memory) => self.submit_read(context, job, memory),
             None => {
-                let drive = self.config.drive.into();
+                let drive = self.config.drive;
                 if let Some(memory) = context.shared.lease_for_drive(drive, bytes, job as u64) {
                     self.submit_read(context, job, memory);
                 }

@@ -217,10 +217,6 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "rows, next page and epoch of one frame"
-    )]
     fn read_frame(
         &self,
         geometry: &Geometry,

@@ -89,9 +89,8 @@ impl DriveLog {
             self.fail_op(context, op, &io::Error::other("the drive was taken out"));
             return;
         }
-        match self.admit(context, op) {
-            Some(true) => self.put_in_place(context, op),
-            Some(false) | None => {}
+        if self.admit(context, op) == Some(true) {
+            self.put_in_place(context, op);
         }
     }
 
