@@ -28,6 +28,8 @@ mod model_tests;
 mod open;
 mod shared;
 #[cfg(test)]
+mod stress_tests;
+#[cfg(test)]
 pub(crate) mod tests;
 
 pub(crate) use shared::{Shared, unix_ms};

@@ -63,7 +63,12 @@ impl DriveLog {
         }
         let location = shared.index.get(work.hash);
         let ours = location.filter(|location| location.drive_idx == self.config.drive);
-        let Some(location) = ours.filter(|_| !self.down) else {
+        // A location of a segment's former life finds nothing any more.
+        let alive = |location: &Location| {
+            let segment = self.segments.get(location.segment_idx);
+            segment.generation as u8 == location.generation && !self.down
+        };
+        let Some(location) = ours.filter(alive) else {
             self.answer(context, &work.reply, Times::default(), Ok(None));
             return;
         };
