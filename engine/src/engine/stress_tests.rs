@@ -51,36 +51,34 @@ fn flood(client: &Client, base: u64, changes: u64, depth: usize) -> HashMap<u64,
             attrs: Attrs::default(),
             condition: Condition::None,
         };
-        let lease = loop {
-            match client
-                .engine
-                .reserve(&client.queue, Token(seed), &put)
-                .expect("reserve")
-            {
-                Step::Ready(lease) => break Some(lease),
-                Step::Pending => {
-                    let mut found = None;
-                    while found.is_none() {
-                        assert!(client.queue.wait(Duration::from_secs(30)).expect("poll"));
-                        let mut all = Vec::new();
-                        client.queue.drain(&mut all);
-                        for completion in all {
-                            match completion.result {
-                                CompletionResult::Reserved(lease) => {
-                                    found = Some(lease.expect("reserved"));
-                                }
-                                CompletionResult::Committed(Ok(_)) => {
-                                    let seed = completion.token.0;
-                                    let last = acknowledged.entry(seed % 97).or_insert(0u64);
-                                    *last = (*last).max(seed);
-                                    in_flight -= 1;
-                                }
-                                other => panic!("{other:?}"),
+        let lease = match client
+            .engine
+            .reserve(&client.queue, Token(seed), &put)
+            .expect("reserve")
+        {
+            Step::Ready(lease) => Some(lease),
+            Step::Pending => {
+                let mut found = None;
+                while found.is_none() {
+                    assert!(client.queue.wait(Duration::from_secs(30)).expect("poll"));
+                    let mut all = Vec::new();
+                    client.queue.drain(&mut all);
+                    for completion in all {
+                        match completion.result {
+                            CompletionResult::Reserved(lease) => {
+                                found = Some(lease.expect("reserved"));
                             }
+                            CompletionResult::Committed(Ok(_)) => {
+                                let seed = completion.token.0;
+                                let last = acknowledged.entry(seed % 97).or_insert(0u64);
+                                *last = (*last).max(seed);
+                                in_flight -= 1;
+                            }
+                            other => panic!("{other:?}"),
                         }
                     }
-                    break found;
                 }
+                found
             }
         };
         let mut lease = lease.expect("a lease");
