@@ -114,6 +114,15 @@ pub struct SlowOp {
     /// Drive of its last I/O, by position.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drive_idx: Option<u16>,
+    /// I/Os it took; its device stage is that of the last one to complete.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub io_count: u32,
+    /// µs in the device over all I/Os, which overlap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_sum_us: Option<f64>,
+    /// µs in the device of the longest I/O.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_max_us: Option<f64>,
     /// Its trace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
@@ -124,6 +133,10 @@ pub struct SlowOp {
     pub is_probed: bool,
     /// What was measured; a stage that wasn't is absent.
     pub stages: Vec<StageBar>,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Slow ops, newest first, and the slowest ops, slowest first.
@@ -431,6 +444,9 @@ pub(crate) fn describe(
         key_hash: timeline.key_hash.map(|hash| format!("{hash:016x}")),
         connection_id: timeline.connection_id,
         drive_idx: timeline.drive_idx,
+        io_count: timeline.io.count,
+        device_sum_us: (timeline.io.count > 0).then(|| us(timeline.io.device_sum_ns)),
+        device_max_us: (timeline.io.count > 0).then(|| us(timeline.io.device_max_ns)),
         trace_id: timeline
             .trace
             .is_valid()

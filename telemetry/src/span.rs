@@ -163,6 +163,18 @@ fn op_attributes(kept: &Kept, shape: &SpanShape) -> Vec<KeyValue> {
     if let Some(drive_idx) = timeline.drive_idx {
         attributes.push(KeyValue::new("memkv.drive", i64::from(drive_idx)));
     }
+    if timeline.io.count > 0 {
+        let io = timeline.io;
+        attributes.push(KeyValue::new("memkv.io.count", i64::from(io.count)));
+        attributes.push(KeyValue::new(
+            "memkv.io.device_sum_ns",
+            int(io.device_sum_ns),
+        ));
+        attributes.push(KeyValue::new(
+            "memkv.io.device_max_ns",
+            int(io.device_max_ns),
+        ));
+    }
     if let Some(hash) = timeline.key_hash {
         attributes.push(KeyValue::new("memkv.key_hash", format!("{hash:016x}")));
     }

@@ -74,6 +74,18 @@ impl EntryCounts {
     }
 }
 
+/// An op's I/Os in numbers: its stages are those of the I/O that completed last, so a batch shows here
+/// what the others were like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoTotals {
+    /// How many there were.
+    pub count: u32,
+    /// ns in the device, over all of them; they overlap.
+    pub device_sum_ns: u64,
+    /// ns in the device of the longest one.
+    pub device_max_ns: u64,
+}
+
 /// One operation's record.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeline {
@@ -96,6 +108,8 @@ pub struct Timeline {
     pub drive_idx: Option<u16>,
     /// Position of the server it went to in the client's configuration.
     pub server_idx: u16,
+    /// Its I/Os.
+    pub io: IoTotals,
     /// What its entries came to.
     pub entries: EntryCounts,
     /// The connection it came over.
@@ -130,6 +144,7 @@ impl Timeline {
             is_kept_by_server: false,
             error_code: 0,
             drive_idx: None,
+            io: IoTotals::default(),
             server_idx: 0,
             entries: EntryCounts::default(),
             connection_id: 0,
@@ -179,6 +194,22 @@ impl Timeline {
     #[inline]
     pub fn add(&mut self, stage: Stage, from: Tick, dur_ns: u64) {
         self.stamp(stage, from, Tick(from.0.saturating_add(dur_ns)));
+    }
+
+    /// Sets a stage to `dur_ns` from `from` on, whatever it was: for the I/O that completed last, which
+    /// stands for all I/Os of a batch. Their times would add up to more than the op took.
+    #[inline]
+    pub fn replace(&mut self, stage: Stage, from: Tick, dur_ns: u64) {
+        self.stages[stage.idx()] = StageTime::ABSENT;
+        self.add(stage, from, dur_ns);
+    }
+
+    /// Counts `count` I/Os whose last one was `device_ns` in the device.
+    #[inline]
+    pub fn count_io(&mut self, count: u32, device_ns: u64) {
+        self.io.count = self.io.count.saturating_add(count);
+        self.io.device_sum_ns = self.io.device_sum_ns.saturating_add(device_ns);
+        self.io.device_max_ns = self.io.device_max_ns.max(device_ns);
     }
 
     /// A stage's time; `None` where it wasn't measured.
@@ -322,6 +353,28 @@ mod tests {
                 dur_ns: 150
             })
         );
+    }
+
+    #[test]
+    fn the_io_that_completed_last_stands_for_the_batch() {
+        let mut timeline = timeline();
+        for (from, dur_ns) in [(1_100, 700), (1_200, 900)] {
+            timeline.replace(Stage::Device, Tick(from), dur_ns);
+            timeline.count_io(1, dur_ns);
+        }
+        assert_eq!(
+            timeline.stage(Stage::Device),
+            Some(StageTime {
+                start_ns: 200,
+                dur_ns: 900
+            })
+        );
+        let totals = IoTotals {
+            count: 2,
+            device_sum_ns: 1_600,
+            device_max_ns: 900,
+        };
+        assert_eq!(timeline.io, totals);
     }
 
     #[test]

@@ -171,13 +171,15 @@ impl Request {
         }
         // Without probes `device` runs from submission to completion, and what the kernel did before and after isn't
         // known; the engine's own queue in front of the ring is.
+        // Completions come in the order of the I/Os' ends: the last one stands for the batch.
         if let Some(ns) = io.queue_ns {
-            timeline.add(Stage::Queue, Tick(started.0.saturating_sub(ns)), ns);
+            timeline.replace(Stage::Queue, Tick(started.0.saturating_sub(ns)), ns);
         }
         if let Some(ns) = io.device_ns {
-            timeline.add(Stage::Device, started, ns);
+            timeline.replace(Stage::Device, started, ns);
+            timeline.count_io(io.io_count, ns);
             if let Some(after) = io.complete_ns {
-                timeline.add(Stage::Complete, Tick(started.0 + ns), after);
+                timeline.replace(Stage::Complete, Tick(started.0 + ns), after);
             }
         }
         if let Some(drive) = io.drive {
