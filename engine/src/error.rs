@@ -225,6 +225,20 @@ pub enum DriveOpenError {
         #[source]
         source: io::Error,
     },
+    /// Its file can't be made: the file system is too full.
+    #[error(
+        "{} is to be {bytes} bytes, but its file system has {free} bytes free; \
+         free some space, or set storage.drives[].max_size to less",
+        path.display()
+    )]
+    NoRoom {
+        /// The path.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// What there is.
+        free: u64,
+    },
     /// Another process has it.
     #[error("{} is in use by another memkv server or process; stop it first", path.display())]
     InUse {

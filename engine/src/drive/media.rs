@@ -84,6 +84,8 @@ impl Media {
     fn allocate(&mut self, bytes: u64) -> Result<(), DriveOpenError> {
         use rustix::fs::{FallocateFlags, fallocate, ftruncate};
         let remedy = "free some space, or set storage.drives[].max_size to less";
+        // Before we try: a failed try may hold blocks for a while.
+        let free = rustix::fs::fstatvfs(&self.file).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
         match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => {}
             // A file system that can't preallocate: at least the length is right.
@@ -93,6 +95,10 @@ impl Media {
                 // Nothing half made stays behind to be taken for a drive.
                 let _ = ftruncate(&self.file, 0);
                 let _ = std::fs::remove_file(&self.path);
+                if why == rustix::io::Errno::NOSPC {
+                    let path = self.path.clone();
+                    return Err(DriveOpenError::NoRoom { path, bytes, free });
+                }
                 return Err(access("preallocate", &self.path, remedy, why.into()));
             }
         }

@@ -1,5 +1,6 @@
 //! Opening a store: which drives belong to it, which are stale, what lives on them.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -236,7 +237,17 @@ pub(super) fn read_superblock(media: &Media) -> Result<Decoded, DriveOpenError> 
             found.push(Superblock::decode(&media.read(*at, PAGE)?));
         }
     }
-    Ok(Superblock::choose(&found))
+    let chosen = Superblock::choose(&found);
+    let is_valid = |copy: &&Decoded| matches!(copy, Decoded::Valid(_));
+    let valid = found.iter().filter(is_valid).count();
+    if valid > 0 && valid < found.len() {
+        let (drive, copies) = (media.path.display(), found.len());
+        tracing::warn!(
+            %drive, valid, copies,
+            "some copies of the superblock were damaged; they are written anew"
+        );
+    }
+    Ok(chosen)
 }
 
 /// Finds out which store the drives belong to, and that none of them is of another one or
@@ -248,7 +259,16 @@ fn identify(opened: &[Result<Opened, String>]) -> Result<Identity, (usize, Drive
             Some((idx, &drive.media, drive.superblock.as_ref()?))
         })
     };
-    let Some((_, _, newest)) = known().max_by_key(|(_, _, block)| block.member_generation) else {
+    // Ours is the store that most drives are of; of as many, the one named first.
+    let drives_of = |uuid: [u8; 16]| known().filter(|drive| drive.2.store_uuid == uuid).count();
+    let ours = known()
+        .map(|(idx, _, block)| (drives_of(block.store_uuid), Reverse(idx), block.store_uuid))
+        .max()
+        .map(|(_, _, uuid)| uuid);
+    let newest = known()
+        .filter(|(_, _, block)| Some(block.store_uuid) == ours)
+        .max_by_key(|(_, _, block)| block.member_generation);
+    let Some((_, _, newest)) = newest else {
         return Ok(Identity {
             store_uuid: random_bytes(),
             store_key: random_bytes(),
