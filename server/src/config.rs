@@ -233,7 +233,9 @@ pub enum ConfigError {
         path: PathBuf,
     },
     /// The file can't be read.
-    #[error("read the configuration {path}")]
+    #[error(
+        "read the configuration {path}; write one with memkv setup, name another one with --config, or try memkv start --dev"
+    )]
     Read {
         /// The file.
         path: PathBuf,

@@ -145,7 +145,7 @@ fn a_refused_configuration_ends_with_3_and_says_everything() {
     let output = run(home.path(), &["start", "--config", "none.yaml"]);
     assert_eq!(output.status.code(), Some(3));
     expect![[r#"
-        memkv: read the configuration none.yaml
+        memkv: read the configuration none.yaml; write one with memkv setup, name another one with --config, or try memkv start --dev
           because: No such file or directory (os error 2)
     "#]]
     .assert_eq(&text(&output.stderr));

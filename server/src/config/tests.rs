@@ -624,7 +624,8 @@ fn a_missing_file_says_how_to_get_one() {
     let error = load(Origin::File("/nonexistent/c.yaml".into()));
     assert_eq!(
         error.to_string(),
-        "read the configuration /nonexistent/c.yaml"
+        "read the configuration /nonexistent/c.yaml; write one with memkv setup, name another one with --config, or try memkv \
+         start --dev"
     );
     assert!(std::error::Error::source(&error).is_some());
     let absent = ConfigError::Absent {
