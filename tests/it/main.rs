@@ -3,5 +3,6 @@
 
 mod client;
 mod collector;
+mod faults;
 mod prometheus;
 mod server;

@@ -22,8 +22,9 @@ pub fn key() -> AuthKey {
     AuthKey::new(KEY)
 }
 
-fn key_hex() -> String {
-    KEY.iter().map(|byte| format!("{byte:02x}")).collect()
+/// A key as the configuration takes it.
+pub fn key_hex(key: &[u8; 32]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a server under test is started with.
@@ -127,7 +128,7 @@ impl Builder {
         format!(
             "network:\n  address: {address}\n  auth_key: {}\n  admin_token: {TOKEN}\n{}memory:\n  max_size: {}\n\
              storage:\n{}{}{}",
-            key_hex(),
+            key_hex(&KEY),
             self.network,
             self.pool,
             self.storage,
