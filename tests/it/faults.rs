@@ -41,6 +41,14 @@ fn bytes_of(key: &str, number: u64) -> Vec<u8> {
     )
 }
 
+/// Whether a store may forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeps {
+    Everything,
+    /// It evicts: a key may be gone, but never hold what it held before.
+    WhatFits,
+}
+
 /// What a writer knows of its keys: what was acknowledged, and what was asked for since without an answer.
 #[derive(Debug, Default)]
 struct Ledger(HashMap<String, (Option<Held>, Vec<Held>)>);
@@ -62,14 +70,23 @@ impl Ledger {
         entry.1.clear();
     }
 
+    /// The change that was asked for last was refused without any effect.
+    fn withdraw(&mut self, key: &str) {
+        self.0.get_mut(key).expect("it was asked for").1.pop();
+    }
+
     /// Reads every key: each must hold what was acknowledged last or, whole, what was asked for since. Afterwards that
-    /// is what counts as acknowledged.
-    fn check(&mut self, client: &Client, context: &str) {
+    /// is what counts as acknowledged. Returns how many values were gone that nobody had asked to delete.
+    fn check(&mut self, client: &Client, context: &str, keeps: Keeps) -> usize {
+        let mut forgotten = 0;
         for (key, (acknowledged, asked)) in &mut self.0 {
             let found = client
                 .get(key.as_bytes())
                 .unwrap_or_else(|error| panic!("{context}: {key}: {error:?}"));
-            let expected: Vec<Held> = acknowledged.iter().chain(&*asked).copied().collect();
+            let mut expected: Vec<Held> = acknowledged.iter().chain(&*asked).copied().collect();
+            if keeps == Keeps::WhatFits {
+                expected.push(Held::Nothing);
+            }
             let held = expected.iter().find(|held| match held {
                 Held::Nothing => found.is_none(),
                 Held::Put(number) => found.as_deref() == Some(&bytes_of(key, *number)[..]),
@@ -78,9 +95,11 @@ impl Ledger {
                 let len = found.map(|bytes| bytes.len());
                 panic!("{context}: {key} holds {len:?} bytes; expected one of {expected:?}");
             };
-            *acknowledged = Some(*held);
+            let had = acknowledged.replace(*held);
+            forgotten += usize::from(asked.is_empty() && had != *acknowledged);
             asked.clear();
         }
+        forgotten
     }
 }
 
