@@ -15,7 +15,7 @@ pub(crate) fn bar(fraction: f64, width: usize) -> String {
         eighths = eighths.max(1);
     }
     let mut text: String = std::iter::repeat_n('█', eighths / 8).collect();
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         text.push(EIGHTHS[eighths % 8]);
     }
     while text.chars().count() < width {

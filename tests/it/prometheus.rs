@@ -2,7 +2,6 @@
 //!
 //! The dashboards and rules are read as committed, so what is checked is what a user imports.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -67,10 +66,10 @@ fn promtool_finds_no_fault_with_rules_and_panels() {
     // promtool parses rules only, so each panel's query becomes one.
     let mut rules = "groups:\n  - name: panels\n    rules:\n".to_owned();
     for (idx, query) in panel_queries().iter().enumerate() {
-        let expr = serde_json::to_string(&query.expr).expect("a string");
-        rules.push_str(&format!(
-            "      - record: panel:{idx}\n        expr: {expr}\n"
-        ));
+        let Query { place, expr } = query;
+        let expr = serde_json::to_string(expr).expect("a string");
+        let record = format!("record: panel:{idx}\n        expr: {expr}");
+        rules.push_str(&format!("      # {place}\n      - {record}\n"));
     }
     fs::write(dir.path().join("panels.yaml"), rules).expect("can be written");
     let mut arguments = vec![

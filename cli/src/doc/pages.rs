@@ -23,6 +23,7 @@ pages! {
     "configuration" => "docs/configuration.md",
     "cli" => "docs/cli.md",
     "wire" => "docs/wire.md",
+    "disk-format" => "docs/disk-format.md",
     "alerts" => "docs/alerts.md",
     "metrics" => "docs/metrics.md",
     "0001-blocking-client-drives-its-lane" => "docs/decisions/0001-blocking-client-drives-its-lane.md",

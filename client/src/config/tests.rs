@@ -36,7 +36,16 @@ fn effective(config: &ClientConfig, path: &str) -> (String, String) {
 /// Every documented key: default, a YAML value, and (where there is one) each variable with a value that wins over YAML.
 #[test]
 fn every_documented_key_has_its_default_its_yaml_and_its_variables() {
-    let table: &[(&str, &str, &str, &str, &[&str], &str)] = &[
+    /// Key, default, a value in YAML, how it is shown, variables, a value for them.
+    type Row = (
+        &'static str,
+        &'static str,
+        &'static str,
+        &'static str,
+        &'static [&'static str],
+        &'static str,
+    );
+    let table: &[Row] = &[
         (
             "servers",
             "127.0.0.1:9900",

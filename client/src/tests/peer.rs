@@ -309,10 +309,13 @@ pub(super) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(byte).collect()
 }
 
+/// A value, its attributes and its version.
+type Stored = (Vec<u8>, Attrs, u64);
+
 /// What the peer of [`store`] keeps, and what it was asked.
 #[derive(Default)]
 pub(super) struct Kept {
-    pub(super) values: BTreeMap<(u32, Vec<u8>), (Vec<u8>, Attrs, u64)>,
+    pub(super) values: BTreeMap<(u32, Vec<u8>), Stored>,
     pub(super) log: Vec<(OpCode, usize)>,
     version: u64,
 }
