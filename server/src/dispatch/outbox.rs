@@ -1,7 +1,7 @@
 //! What waits to be sent on one connection, and what goes first.
 //!
 //! Small replies (a lookup's answer, an error, a short value) go before everything else, between any two slices of a bulk
-//! value: a frame is at most [`CHUNK_BYTES`] of one value, so an `Exists` never waits longer than that. Within each of
+//! value: a frame is at most [`FRAME_BYTES`] of one value, so an `Exists` never waits longer than that. Within each of
 //! the two queues it is first come, first served.
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use memkv_telemetry::{Stage, Tier};
 use super::read::{Awaited, segment_of};
 use super::request::{EntryOf, Request};
 use super::{Connection, Purpose, State};
-use crate::front::stream::CHUNK_BYTES;
+use crate::front::stream::FRAME_BYTES;
 use std::rc::Rc;
 
 /// A part up to this size is small: it goes first.
@@ -232,7 +232,7 @@ impl Connection {
         if bulk.next == window.end && window.end < lease.len() {
             return self.advance(state, bulk).map_or(Cut::Failed, Cut::Waits);
         }
-        let len = (window.end - bulk.next).min(CHUNK_BYTES as u64);
+        let len = (window.end - bulk.next).min(FRAME_BYTES as u64);
         let (from, is_value_end) = (bulk.next, bulk.next + len == lease.len());
         let request = &mut state.requests[bulk.entry.request];
         request.open_values -= u32::from(is_value_end);

@@ -1,7 +1,7 @@
 //! The sending half of a connection: seals what dispatch says goes next, and writes it in few system calls.
 //!
-//! A batch is what one `writev` may take: the bytes of any number of small frames, then at most one slice of a value as it
-//! lies in its lease. Frames are sealed when they enter the batch, so their sequence is the order in which they leave.
+//! A batch is what one `writev` may take: the bytes of any number of small frames, then at most one chunk of a value's
+//! slice as it lies in its lease. Frames are sealed when they enter the batch, so their sequence is the order in which they leave.
 
 use std::io::{self, IoSlice};
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::dispatch::{Connection, Out, Sent, Slice};
 /// Small frames are gathered up to here before they are written.
 const GATHER_BYTES: usize = 64 << 10;
 
-/// Pieces of one `writev`: a slice of 256 KiB lies in few slabs.
+/// Pieces of one `writev`: 256 KiB of a value lie in few slabs.
 const PIECES_MAX: usize = 16;
 
 /// Seals and writes.
@@ -121,6 +121,13 @@ impl<M: FrameMac> Sender<M> {
         if let Some(sending) = &self.slice {
             let mut shown = sending.written;
             for piece in sending.slice.pieces(sending.written).take(PIECES_MAX) {
+                // No system call moves more than a turn's bytes, however long the frame is.
+                let piece = &piece[..piece
+                    .len()
+                    .min(CHUNK_BYTES - (shown - sending.written) as usize)];
+                if piece.is_empty() {
+                    break;
+                }
                 slices[len] = IoSlice::new(piece);
                 len += 1;
                 shown += piece.len() as u64;
