@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// A server under test; killed and reaped when dropped.
@@ -92,9 +93,23 @@ pub(crate) fn cpu_seconds_self() -> f64 {
     usage.tv_sec as f64 + usage.tv_nsec as f64 / 1e9
 }
 
-/// A loopback port that was free a moment ago.
+/// A loopback port that was free a moment ago, and so was the one above it.
+///
+/// It lies below the range that the kernel takes the ports of outgoing connections from: one of those on the port above
+/// would keep an admin endpoint from starting.
 pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 4000) as u16;
+    for _ in 0..4000 {
+        let port = 20_000 + (start + NEXT.fetch_add(2, Ordering::Relaxed)) % 8000;
+        if [port, port + 1]
+            .iter()
+            .all(|port| TcpListener::bind(loopback(*port)).is_ok())
+        {
+            return Ok(port);
+        }
+    }
+    bail!("no two neighbouring ports between 20000 and 28000 are free on loopback")
 }
 
 /// `127.0.0.1:port`.
