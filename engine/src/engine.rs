@@ -179,6 +179,12 @@ impl Engine {
         self.shared.scan(queue, token, namespace, cursor, limit)
     }
 
+    /// Sets the gauges that are looked up instead of kept current; to be called before metrics are
+    /// read. Takes the pool's lock for a moment.
+    pub fn refresh_gauges(&self) {
+        self.shared.refresh_gauges();
+    }
+
     /// What the store looks like now. Takes microseconds; call it for people, not per op.
     pub fn status(&self) -> EngineStatus {
         self.shared.status()

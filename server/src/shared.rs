@@ -379,6 +379,9 @@ impl Shared {
     pub(crate) fn refresh_gauges(&self) {
         self.metrics
             .set_admitted_bytes(self.admission.value_bytes());
+        if let Some(engine) = self.engine() {
+            engine.refresh_gauges();
+        }
     }
 
     /// An admin verb came without the token.

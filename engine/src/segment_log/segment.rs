@@ -69,6 +69,8 @@ pub(crate) struct Segment {
     pub(crate) unpublished: BTreeMap<u32, u32>,
     /// Reads in flight.
     pub(crate) readers: u32,
+    /// Whether its end is journalled and nothing in it lives: free once nobody reads it.
+    pub(crate) cleared: bool,
     /// Whether its header is on the drive: records in it aren't acknowledged before.
     pub(crate) header_done: bool,
     /// Whether the last checkpoint covers all of it.
@@ -89,6 +91,7 @@ impl Segment {
             extents: BTreeMap::new(),
             unpublished: BTreeMap::new(),
             readers: 0,
+            cleared: false,
             header_done: false,
             covered: false,
         }
@@ -284,6 +287,7 @@ impl Segments {
         let (bytes, count) = (segment.live_bytes, segment.live_count);
         *segment = Segment {
             readers: segment.readers,
+            cleared: true,
             state: State::Reclaiming,
             ..Segment::free(segment.generation.wrapping_add(1))
         };
@@ -292,10 +296,13 @@ impl Segments {
         (count, never_read)
     }
 
-    /// Frees a cleared segment once nobody reads it.
+    /// Frees a cleared segment once nobody reads it. One that is being reclaimed isn't cleared yet:
+    /// freed by the end of a read, it would be free again when its end is journalled, and two lives
+    /// would be written over each other.
     pub(crate) fn release(&mut self, idx: u32) {
         let segment = self.get_mut(idx);
-        if segment.state == State::Reclaiming && segment.readers == 0 {
+        if segment.cleared && segment.readers == 0 {
+            segment.cleared = false;
             segment.state = State::Free;
             self.free.push_back(idx);
         }
@@ -326,4 +333,34 @@ impl Segments {
 
 fn slot(kind: Kind, class: Class) -> usize {
     usize::from(kind == Kind::Extents) * 2 + usize::from(class == Class::Durable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_that_ends_while_its_segment_is_reclaimed_frees_nothing() {
+        let geometry = Geometry::for_capacity(256 << 20);
+        let list = vec![Segment::free(1); geometry.segment_count as usize];
+        let mut segments = Segments::new(geometry, list);
+        let idx = segments.open_next(Kind::Extents, Class::Evictable, 1, 0);
+        let idx = idx.expect("one is free");
+        let free_count = segments.free.len();
+
+        segments.get_mut(idx).readers = 1;
+        segments.get_mut(idx).state = State::Reclaiming;
+        segments.get_mut(idx).readers = 0;
+        segments.release(idx);
+        assert_eq!(
+            segments.free.len(),
+            free_count,
+            "its end isn't journalled yet"
+        );
+
+        segments.clear(idx);
+        segments.release(idx);
+        segments.release(idx);
+        assert_eq!(segments.free.len(), free_count + 1, "freed once");
+    }
 }
