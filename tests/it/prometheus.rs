@@ -2,10 +2,16 @@
 //!
 //! The dashboards and rules are read as committed, so what is checked is what a user imports.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use memkv_tests::prometheus::promtool;
+use memkv_client::Client;
+use memkv_telemetry::listener::MetricsListener;
+use memkv_telemetry::{Role, Telemetry, TelemetryConfig};
+use memkv_tests::load::{self, Load};
+use memkv_tests::prometheus::{Prometheus, Target, promtool};
+use memkv_tests::server::Builder;
 use serde_json::Value;
 
 /// A panel's query, with where it stands.
@@ -60,6 +66,14 @@ fn filled_in(expr: &str) -> String {
     filled
 }
 
+/// The names of series in an expression, recorded ones included.
+fn series_names(expr: &str) -> BTreeSet<String> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let words = expr.split(|c| !is_word(c));
+    let is_series = |word: &&str| word.starts_with("memkv_") || word.contains(":memkv_");
+    words.filter(is_series).map(str::to_owned).collect()
+}
+
 #[test]
 fn promtool_finds_no_fault_with_rules_and_panels() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -90,4 +104,74 @@ fn alerts_fire_when_they_should_and_only_then() {
     if let Some(Err(fault)) = promtool(&dir, &["test", "rules", "alerts.yaml"], "") {
         panic!("{fault}");
     }
+}
+
+#[test]
+fn every_expression_returns_data_from_a_server_under_load() {
+    // Small enough that values are evicted, wait for slabs and come from the drive; every op is
+    // slow, and nobody listens where spans go.
+    let server = Builder::file("256 MiB")
+        .pool("16 MiB")
+        .telemetry("slow: {base_ms: 0, per_mib_ms: 0}")
+        .telemetry("sample_ratio: 1")
+        .telemetry("otlp_endpoint: http://127.0.0.1:9")
+        .allow("auth")
+        .allow("otlp")
+        .start();
+    let mut config = TelemetryConfig::new(Role::Client, "test");
+    config.servers = vec![server.address().to_string()];
+    let telemetry = Telemetry::new(config).expect("telemetry starts");
+    let config = load::config(server.address());
+    let client = Client::with_telemetry(config, telemetry.clone()).expect("a client can be made");
+    let exposed = MetricsListener::start("127.0.0.1:0", telemetry).expect("a port is free");
+    let targets = [
+        Target {
+            address: server.running().admin_address(),
+            path: "/v1/metrics",
+        },
+        Target {
+            address: exposed.address(),
+            path: "/metrics",
+        },
+    ];
+    let load = Load::mixed(client, 8);
+    let strangers = Load::with_wrong_key(server.address());
+    let Some(prometheus) = Prometheus::start(&targets, &rule_files()) else {
+        return;
+    };
+
+    for Query { place, expr } in panel_queries() {
+        prometheus.wait_for(&place, &expr);
+    }
+    for rule in prometheus.rules() {
+        let name = rule["name"].as_str().expect("has a name");
+        assert_eq!(rule["health"], "ok", "{name}: {}", rule["lastError"]);
+        let query = rule["query"].as_str().expect("has a query");
+        for series in series_names(query) {
+            prometheus.wait_for(name, &series);
+        }
+        if rule["type"] == "recording" {
+            prometheus.wait_for(name, name);
+        }
+    }
+    let exemplars = prometheus
+        .exemplars("memkv_op_duration_seconds_bucket")
+        .expect("exemplars can be queried");
+    let has_trace = exemplars.iter().any(|series| {
+        let exemplars = series["exemplars"].as_array();
+        exemplars
+            .into_iter()
+            .flatten()
+            .any(|one| one["labels"]["trace_id"].is_string())
+    });
+    assert!(has_trace, "no exemplar leads to a trace: {exemplars:?}");
+
+    let metrics = ureq::get(server.url("/v1/metrics"))
+        .call()
+        .expect("metrics are served");
+    let metrics = metrics.into_body().read_to_string().expect("is text");
+    if let Some(Err(fault)) = promtool(Path::new("."), &["check", "metrics"], &metrics) {
+        panic!("{fault}");
+    }
+    drop((load, strangers));
 }
