@@ -17,6 +17,8 @@
 mod conn;
 mod inbound;
 mod job;
+#[expect(unsafe_code, reason = "sets a socket option; see the module docs")]
+mod low_water;
 pub mod op;
 mod outbound;
 

@@ -80,6 +80,8 @@ pub(super) struct Conn<M: FrameMac> {
     buffer: Buffer,
     in_flight: usize,
     readable: bool,
+    /// Bytes that wake the poller; see [`Conn::set_low_water`].
+    low_water: usize,
     /// The peer has closed its side: its end comes behind whatever is left to read, and no further event will say so.
     ending: bool,
     writable: bool,
@@ -108,6 +110,7 @@ impl<M: FrameMac> Conn<M> {
             buffer: Buffer::new(),
             in_flight: 0,
             readable: false,
+            low_water: 1,
             ending: false,
             writable: false,
             wanted: false,

@@ -12,7 +12,7 @@ use memkv_proto::session::Sealer;
 use memkv_proto::{FrameHead, FrameMac, HEADER_BYTES};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::stream::{ByteStream, CHUNK_BYTES};
+use super::stream::ByteStream;
 use crate::dispatch::{Connection, Out, Sent, Slice};
 
 /// Small frames are gathered up to here before they are written.
@@ -20,6 +20,10 @@ const GATHER_BYTES: usize = 64 << 10;
 
 /// Pieces of one `writev`: 256 KiB of a value lie in few slabs.
 const PIECES_MAX: usize = 16;
+
+/// The most that a turn writes, and what other connections of the thread wait for then: about 0.3 ms. A quarter of it
+/// cost a fifth more CPU per 4 MiB value, because sender and receiver woke each other four times as often.
+const WRITE_BYTES: usize = 1 << 20;
 
 /// Seals and writes.
 pub(crate) struct Sender<M: FrameMac> {
@@ -74,7 +78,7 @@ impl<M: FrameMac> Sender<M> {
         connection: &Rc<Connection>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut turn = CHUNK_BYTES;
+        let mut turn = WRITE_BYTES;
         loop {
             if self.is_written() {
                 self.report(connection);
@@ -121,10 +125,10 @@ impl<M: FrameMac> Sender<M> {
         if let Some(sending) = &self.slice {
             let mut shown = sending.written;
             for piece in sending.slice.pieces(sending.written).take(PIECES_MAX) {
-                // No system call moves more than a turn's bytes, however long the frame is.
+                // No system call moves more than a turn's bytes, however long the slice is.
                 let piece = &piece[..piece
                     .len()
-                    .min(CHUNK_BYTES - (shown - sending.written) as usize)];
+                    .min(WRITE_BYTES - (shown - sending.written) as usize)];
                 if piece.is_empty() {
                     break;
                 }

@@ -67,6 +67,7 @@ impl<M: FrameMac> Conn<M> {
                             .register(&mut stream, mio::Token(self.idx), both);
                     registered.map_err(|error| TransportCause::Connect(Arc::new(error)))?;
                     self.stream = Some(stream);
+                    self.low_water = 1;
                     self.phase = Phase::Connecting;
                     self.readable = false;
                     self.ending = false;

@@ -14,12 +14,18 @@ use memkv_telemetry::clock;
 use super::{Conn, Payload, Phase, Piece, Stage, violation};
 use crate::core::inbound::Arrived;
 use crate::core::job::{OpId, Phase as JobPhase};
+use crate::core::low_water::set_low_water;
 use crate::core::op::{BareReply, Op, Sink};
 use crate::core::{OpTable, State};
 use crate::error::TransportCause;
 
 /// Stretches shorter than this go through the buffer: copying them is cheaper than a system call of their own.
 const DIRECT_BYTES_MIN: usize = 4096;
+
+/// What is left of a value is waited for in steps of at most this; half a chunk keeps sender and receiver busy at once.
+const LOW_WATER_BYTES_MAX: usize = 128 << 10;
+/// For less than this a wake-up is not worth the system call that saves it.
+const LOW_WATER_BYTES_MIN: usize = 32 << 10;
 
 impl<M: FrameMac> Conn<M> {
     /// Reads and takes in until the socket has nothing more.
@@ -35,6 +41,7 @@ impl<M: FrameMac> Conn<M> {
             let full = match arrived {
                 Arrived::Nothing => {
                     self.readable = false;
+                    self.set_low_water();
                     return Ok(());
                 }
                 Arrived::End => return Err(TransportCause::ClosedByPeer),
@@ -49,8 +56,29 @@ impl<M: FrameMac> Conn<M> {
             // A stream that gave less than there was room for is empty, and tells when there is more.
             if !full && !self.ending {
                 self.readable = false;
+                self.set_low_water();
                 return Ok(());
             }
+        }
+    }
+
+    /// Lets the poller sleep until a chunk of the value that is arriving is there, or what is left of it. Whatever comes
+    /// next is waited for byte by byte: it may be short.
+    fn set_low_water(&mut self) {
+        let wanted = match &self.stage {
+            Stage::Payload(payload) => payload.pieces.front().map_or(1, |piece| piece.left),
+            _ => 1,
+        };
+        let wanted = if wanted < LOW_WATER_BYTES_MIN {
+            1
+        } else {
+            wanted.min(LOW_WATER_BYTES_MAX)
+        };
+        if let Some(stream) = &self.stream
+            && wanted != self.low_water
+        {
+            set_low_water(stream, wanted);
+            self.low_water = wanted;
         }
     }
 
