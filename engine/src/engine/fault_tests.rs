@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::harness::{Client, value_of};
 use super::tests::files;
 use crate::segment_log::bytes::PAGE;
+use crate::segment_log::checkpoint::{decode_chunk, encode_chunk};
 use crate::segment_log::superblock::{Decoded, Superblock};
 use crate::{DriveOpenError, DriveState, Engine, EngineConfig, EngineMetrics, GetError, OpenError};
 use crate::{MediaContent, format_drive, inspect_media};
@@ -344,5 +345,50 @@ fn formatting_refuses_what_is_not_blank_and_blanks_it_when_forced() {
     format_drive(path, false).expect("it is blank");
     let client = Client::open(config);
     assert_eq!(client.get(b"key"), None);
+    stop(client);
+}
+
+/// Rewrites a drive's checkpoint as one that was made while the headers of its open segments
+/// were on their way.
+fn forget_headers(path: &Path) {
+    let superblock = superblock(path);
+    let (pointer, seed) = (superblock.checkpoint, superblock.seed());
+    let at = superblock.geometry.checkpoint_at(pointer.area);
+    let mut bytes = vec![0; pointer.bytes as usize];
+    let file = fs::File::open(path).expect("open");
+    file.read_exact_at(&mut bytes, at).expect("read");
+    let (payload, last) =
+        decode_chunk(&seed, pointer.generation, 0, &bytes).expect("a whole chunk");
+    assert!(last, "it is one chunk");
+    let mut payload = payload.to_vec();
+    let segments = payload[16..].chunks_exact_mut(32);
+    let open = segments
+        .take(superblock.geometry.segment_count as usize)
+        .filter(|segment| segment[4] == 1);
+    assert_eq!(open.map(|segment| segment[7] = 0).count(), 2);
+    let chunk = encode_chunk(&seed, pointer.generation, 0, true, &payload);
+    overwrite(path, at, &chunk);
+}
+
+#[test]
+fn changes_go_on_after_a_checkpoint_that_was_ahead_of_its_segments_headers() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = files(dir.path(), 1, 32 << 20);
+    let client = Client::open(config.clone());
+    for (key, len) in [(1u64, 1000), (2, 100_000)] {
+        client
+            .put(&key.to_le_bytes(), &value_of(key, len))
+            .expect("put");
+    }
+    stop(client);
+    forget_headers(&dir.path().join("drive0"));
+    let client = Client::open(config);
+    // Each waits for an acknowledgement: records, an extent and a delete.
+    for (key, len) in [(3u64, 1000), (4, 100_000), (1, 10)] {
+        let value = value_of(key, len);
+        client.put(&key.to_le_bytes(), &value).expect("put");
+        assert!(client.get(&key.to_le_bytes()) == Some(value), "key {key}");
+    }
+    assert!(client.delete(&2u64.to_le_bytes()).expect("delete"));
     stop(client);
 }

@@ -157,7 +157,8 @@ pub(crate) fn decode(
             class: class_of(bytes[6]),
             opened: u64_at(bytes, 8),
             end: u32_at(bytes, 16),
-            header_done: bytes[7] == 1,
+            // The checkpoint itself says what its header would, which may have been on its way.
+            header_done: state != State::Free,
             covered: state == State::Sealed && u32_at(bytes, 16) == u32_at(bytes, 20),
             ..Segment::free(u32_at(bytes, 0))
         });
