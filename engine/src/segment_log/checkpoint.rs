@@ -47,6 +47,8 @@ pub(crate) fn encode_segment(segment: &Segment, out: &mut Vec<u8>) {
     out.extend(segment.generation.to_le_bytes());
     out.push(match segment.state {
         State::Free => 0,
+        // Its next life may begin before the next checkpoint, and is looked for by its header.
+        State::Reclaiming if segment.cleared => 0,
         State::Open => 1,
         State::Sealed | State::Reclaiming => 2,
     });
@@ -193,4 +195,31 @@ pub(crate) fn decode(
         }
     }
     Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment_log::segment::Segments;
+    use crate::segment_log::superblock::Geometry;
+
+    #[test]
+    fn a_cleared_segment_that_is_still_read_is_a_free_one_to_a_recovery() {
+        let geometry = Geometry::for_capacity(16 << 20);
+        let list = vec![Segment::free(1); geometry.segment_count as usize];
+        let mut segments = Segments::new(geometry, list);
+        segments.get_mut(0).state = State::Reclaiming;
+        segments.get_mut(0).readers = 1;
+        segments.clear(0);
+        let head = CheckpointHead {
+            generation: 1,
+            segments: 1,
+        };
+        let mut stream = head.encode();
+        encode_segment(segments.get(0), &mut stream);
+        let found = decode(&stream, 1, 1, 0).expect("whole");
+        assert_eq!(found.segments[0].state, State::Free);
+        assert_eq!(found.segments[0].generation, 2);
+        assert!(!found.segments[0].covered);
+    }
 }
