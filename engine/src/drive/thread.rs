@@ -52,7 +52,9 @@ impl DriveThread {
         let mut backend = match self.backend() {
             Ok(backend) => backend,
             Err(why) => {
+                tracing::error!(%why, "drive has no i/o backend; it serves nothing until a restart");
                 *self.why_down.lock() = format!("no i/o backend: {why}");
+                self.media.unlock();
                 self.up.store(false, Ordering::SeqCst);
                 return;
             }

@@ -1,7 +1,7 @@
 //! What all callers of an engine share: pool, index, hot tier, and who waits for memory.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -1017,11 +1017,11 @@ fn open_pool(
 }
 
 /// Random bytes of the system.
+///
+/// # Panics
+/// If the system has none: two stores could then take each other for the same one.
 pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // A system without the file would only make buckets and identifiers predictable.
-    if let Ok(mut source) = std::fs::File::open("/dev/urandom") {
-        let _ = source.read_exact(&mut bytes);
-    }
+    getrandom::fill(&mut bytes).expect("the system has no random bytes");
     bytes
 }
