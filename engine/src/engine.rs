@@ -15,8 +15,10 @@ use crate::queue::CompletionQueue;
 use crate::status::EngineStatus;
 use memkv_telemetry::EngineMetrics;
 
+mod drives;
 #[cfg(test)]
 mod fault_tests;
+mod get;
 #[cfg(test)]
 pub(crate) mod harness;
 pub(crate) mod inspect;
@@ -26,24 +28,33 @@ mod memory;
 #[cfg(test)]
 mod model_tests;
 mod open;
+mod outside;
+mod put;
 mod shared;
 #[cfg(test)]
 mod stress_tests;
+mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
+mod wait;
 
-pub(crate) use shared::{Shared, unix_ms};
+use drives::Drives;
+pub(crate) use outside::Outside;
+pub(crate) use shared::Shared;
+pub(crate) use tables::Tables;
 
 /// The store. Clones share it.
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+    drives: Arc<Drives>,
     _last: Arc<Last>,
 }
 
 /// Tells the drives' threads to stop when the last handle is dropped without a shutdown.
 struct Last {
     shared: Arc<Shared>,
+    drives: Arc<Drives>,
     process: u32,
 }
 
@@ -51,7 +62,8 @@ impl Drop for Last {
     fn drop(&mut self) {
         // A forked child has the handles, but neither the threads nor the memory.
         if std::process::id() == self.process {
-            self.shared.stop();
+            self.shared.drain();
+            self.drives.stop();
         }
     }
 }
@@ -70,14 +82,16 @@ impl Engine {
     /// [`OpenError`].
     pub fn open(config: EngineConfig, metrics: EngineMetrics) -> Result<Self, OpenError> {
         config.check().map_err(OpenError::Config)?;
-        let shared = Shared::open(config, metrics)?;
+        let (shared, drives) = open::open(config, metrics)?;
         let process = std::process::id();
         let last = Arc::new(Last {
             shared: shared.clone(),
+            drives: drives.clone(),
             process,
         });
         Ok(Self {
             shared,
+            drives,
             _last: last,
         })
     }
@@ -100,7 +114,7 @@ impl Engine {
         token: Token,
         put: &Put<'_>,
     ) -> Result<Step<WriteLease>, PutError> {
-        self.shared.reserve(queue.sender(), token, put)
+        self.shared.reserve(queue.sender().clone(), token, put)
     }
 
     /// Reads a value: at once from RAM, else through the queue. A miss is `None`.
@@ -115,9 +129,9 @@ impl Engine {
         key: &[u8],
     ) -> GetStep {
         check_key(key)?;
-        let hash = self.shared.hasher.hash(namespace, key);
+        let hash = self.shared.tables.hasher.hash(namespace, key);
         self.shared.get(
-            queue,
+            queue.sender(),
             token,
             &CacheKey {
                 hash,
@@ -129,7 +143,7 @@ impl Engine {
 
     /// Reads many values, fetching index lines ahead; appends one answer per get to `out`.
     pub fn get_many(&self, queue: &CompletionQueue, gets: &[Get<'_>], out: &mut Vec<GetStep>) {
-        self.shared.get_many(queue, gets, out);
+        self.shared.get_many(queue.sender(), gets, out);
     }
 
     /// Says which keys are there, from RAM alone; `out` is as long as `keys`.
@@ -152,9 +166,9 @@ impl Engine {
         key: &[u8],
     ) -> Result<Step<bool>, DeleteError> {
         check_key(key)?;
-        let hash = self.shared.hasher.hash(namespace, key);
+        let hash = self.shared.tables.hasher.hash(namespace, key);
         self.shared.delete(
-            queue,
+            queue.sender(),
             token,
             &CacheKey {
                 hash,
@@ -176,18 +190,19 @@ impl Engine {
         cursor: Cursor,
         limit: usize,
     ) -> Result<Step<ScanPage>, ScanError> {
-        self.shared.scan(queue, token, namespace, cursor, limit)
+        self.shared
+            .scan(queue.sender(), token, namespace, cursor, limit)
     }
 
     /// Sets the gauges that are looked up instead of kept current; to be called before metrics are
     /// read. Takes the pool's lock for a moment.
     pub fn refresh_gauges(&self) {
-        self.shared.refresh_gauges();
+        self.shared.tables.refresh_gauges();
     }
 
     /// What the store looks like now. Takes microseconds; call it for people, not per op.
     pub fn status(&self) -> EngineStatus {
-        self.shared.status()
+        self.drives.status(&self.shared)
     }
 
     /// Finishes what is in flight, writes checkpoints and closes the drives; calls from then on
@@ -196,7 +211,9 @@ impl Engine {
     /// # Errors
     /// [`ShutdownError`]; what was acknowledged is safe all the same.
     pub fn shutdown(&self, deadline: Duration) -> Result<(), ShutdownError> {
-        self.shared.shutdown(deadline)
+        self.shared.drain();
+        self.drives.stop();
+        self.drives.join(deadline)
     }
 }
 

@@ -101,7 +101,7 @@ impl WriteLease {
             "nothing follows the window: commit"
         );
         let shared = self.inner.shared.clone();
-        shared.advance_write(self, queue.sender(), token)
+        shared.advance_write(self, queue.sender().clone(), token)
     }
 
     /// Publishes the value; `crc` is the CRC32C of all its bytes. In memory mode this ends at
@@ -123,7 +123,7 @@ impl WriteLease {
             "more follows the window: advance"
         );
         let shared = self.inner.shared.clone();
-        shared.commit(self, crc, queue.sender(), token)
+        shared.commit(self, crc, queue.sender().clone(), token)
     }
 }
 
@@ -250,7 +250,7 @@ impl ReadLease {
         assert!(self.window.end < self.len(), "nothing follows the window");
         let stream = self.stream.expect("a partial window has a stream");
         drop(self.memory);
-        stream.advance(self.window.end, queue.sender(), token)
+        stream.advance(self.window.end, queue.sender().clone(), token)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Completion queues: bounded by what their owner has in flight, readable through an eventfd.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -17,13 +18,17 @@ use crate::api::Completion;
 #[derive(Debug)]
 pub struct CompletionQueue {
     shared: Arc<Shared>,
+    sender: CompletionSender,
 }
 
-/// The engine's end of a queue: pushes, never blocks.
-#[derive(Clone, Debug)]
-pub(crate) struct CompletionSender {
-    shared: Arc<Shared>,
+/// Takes completions for a caller. Never blocks.
+pub(crate) trait Complete: fmt::Debug + Send + Sync {
+    fn complete(&self, completion: Completion);
 }
+
+/// The engine's end of a queue, of whatever kind.
+#[derive(Clone, Debug)]
+pub(crate) struct CompletionSender(Arc<dyn Complete>);
 
 #[derive(Debug)]
 struct Shared {
@@ -37,9 +42,9 @@ impl CompletionQueue {
     pub(crate) fn new(capacity: usize) -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let waiting = Mutex::new(VecDeque::with_capacity(capacity));
-        Ok(Self {
-            shared: Arc::new(Shared { waiting, event }),
-        })
+        let shared = Arc::new(Shared { waiting, event });
+        let sender = CompletionSender(shared.clone());
+        Ok(Self { shared, sender })
     }
 
     /// The descriptor to wait on: readable when something is in the queue.
@@ -73,24 +78,29 @@ impl CompletionQueue {
         Ok(rustix::event::poll(&mut polled, Some(&timeout))? > 0)
     }
 
-    pub(crate) fn sender(&self) -> CompletionSender {
-        CompletionSender {
-            shared: self.shared.clone(),
-        }
+    pub(crate) fn sender(&self) -> &CompletionSender {
+        &self.sender
     }
 }
 
 impl CompletionSender {
-    /// Adds one completion and makes the queue's descriptor readable.
+    /// Hands one completion over.
     pub(crate) fn push(&self, completion: Completion) {
+        self.0.complete(completion);
+    }
+}
+
+impl Complete for Shared {
+    /// Adds one completion and makes the queue's descriptor readable.
+    fn complete(&self, completion: Completion) {
         let first = {
-            let mut waiting = self.shared.waiting.lock();
+            let mut waiting = self.waiting.lock();
             waiting.push_back(completion);
             waiting.len() == 1
         };
         if first {
             // The counter can't overflow: it is bumped once per drain.
-            let _ = rustix::io::write(&self.shared.event, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
     }
 }

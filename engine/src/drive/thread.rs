@@ -1,7 +1,6 @@
 //! The thread of a drive: waits, steps the log, does what it wants done.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use memkv_telemetry::{DriveMetrics, DriveOp};
@@ -10,8 +9,8 @@ use parking_lot::Mutex;
 use super::inbox::{Inbox, Wake};
 use super::media::Media;
 use super::{Backend, IoBuffer, IoDone, blocking::Blocking, ring::Ring};
-use crate::engine::{Shared, unix_ms};
-use crate::metrics::now;
+use crate::engine::Shared;
+use crate::metrics::{now, unix_ms};
 use crate::segment_log::{Context, DriveLog, Effects, Event, LogCounts};
 use crate::slab::SlabPool;
 
@@ -20,11 +19,10 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// What the engine keeps of a drive that serves.
 pub(crate) struct DriveHandle {
-    pub(crate) inbox: Arc<Inbox<Event>>,
-    pub(crate) up: Arc<AtomicBool>,
-    pub(crate) why_down: Arc<Mutex<String>>,
-    pub(crate) counts: Arc<Mutex<LogCounts>>,
-    pub(crate) findings: Arc<Mutex<Vec<String>>>,
+    pub(crate) inbox: Inbox<Event>,
+    pub(crate) why_down: Mutex<String>,
+    pub(crate) counts: Mutex<LogCounts>,
+    pub(crate) findings: Mutex<Vec<String>>,
     pub(crate) capacity_bytes: u64,
     pub(crate) direct_io: bool,
     pub(crate) thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -33,17 +31,13 @@ pub(crate) struct DriveHandle {
 /// What a drive's thread starts with.
 pub(crate) struct DriveThread {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) handle: Arc<DriveHandle>,
     pub(crate) idx: u8,
     pub(crate) media: Media,
     pub(crate) log: DriveLog,
     pub(crate) metrics: DriveMetrics,
     pub(crate) buffers: SlabPool,
-    pub(crate) inbox: Arc<Inbox<Event>>,
     pub(crate) wake: Arc<Wake>,
-    pub(crate) up: Arc<AtomicBool>,
-    pub(crate) why_down: Arc<Mutex<String>>,
-    pub(crate) counts: Arc<Mutex<LogCounts>>,
-    pub(crate) findings: Arc<Mutex<Vec<String>>>,
 }
 
 impl DriveThread {
@@ -53,9 +47,9 @@ impl DriveThread {
             Ok(backend) => backend,
             Err(why) => {
                 tracing::error!(%why, "drive has no i/o backend; it serves nothing until a restart");
-                *self.why_down.lock() = format!("no i/o backend: {why}");
+                *self.handle.why_down.lock() = format!("no i/o backend: {why}");
                 self.media.unlock();
-                self.up.store(false, Ordering::SeqCst);
+                self.shared.tables.drives.lost(self.idx);
                 return;
             }
         };
@@ -63,12 +57,12 @@ impl DriveThread {
         let (mut events, mut done) = (Vec::new(), Vec::new());
         let mut effects = Effects::default();
         loop {
-            self.inbox.take(&mut events);
+            self.handle.inbox.take(&mut events);
             self.count(&done, backend.in_flight());
             let ended = done.drain(..).map(Event::Io);
             for event in ended.chain(events.drain(..)).chain([Event::Idle]) {
                 let mut context = Context {
-                    shared: &self.shared,
+                    tables: &self.shared.tables,
                     now: now(),
                     unix_ms: unix_ms(),
                     effects: &mut effects,
@@ -76,7 +70,7 @@ impl DriveThread {
                 self.log.step(&mut context, event);
             }
             let more = self.deliver(&mut effects, &mut backend);
-            *self.counts.lock() = self.log.counts;
+            *self.handle.counts.lock() = self.log.counts;
             self.metrics
                 .set_space(self.log.counts.used_bytes, self.log.capacity_bytes());
             if self.log.finished() && backend.in_flight() == 0 {
@@ -85,11 +79,11 @@ impl DriveThread {
             let timeout = if more { Duration::ZERO } else { self.timeout() };
             if let Err(why) = backend.wait(timeout, &mut done) {
                 tracing::error!(drive = self.idx, error = %why, "the ring failed");
-                *self.why_down.lock() = format!("the ring failed: {why}");
+                *self.handle.why_down.lock() = format!("the ring failed: {why}");
                 break;
             }
         }
-        self.up.store(false, Ordering::SeqCst);
+        self.shared.tables.drives.lost(self.idx);
         self.metrics.set_up(false);
         self.refuse_the_rest(&mut effects, &mut backend);
         drop(backend);
@@ -102,11 +96,11 @@ impl DriveThread {
     fn refuse_the_rest(&mut self, effects: &mut Effects, backend: &mut Backend) {
         let mut events = Vec::new();
         self.log.close();
-        self.inbox.take(&mut events);
+        self.handle.inbox.take(&mut events);
         for event in events.into_iter().chain([Event::Idle]) {
             let (now, unix_ms) = (now(), unix_ms());
             let mut context = Context {
-                shared: &self.shared,
+                tables: &self.shared.tables,
                 now,
                 unix_ms,
                 effects,
@@ -139,15 +133,10 @@ impl DriveThread {
         for io in effects.ios.drain(..) {
             backend.push(io);
         }
-        for answer in effects.answers.drain(..) {
-            answer.deliver();
-        }
-        for (drive, event) in effects.elsewhere.drain(..) {
-            self.shared.send_to_drive(drive, event);
-        }
+        self.shared.carry_out(self.idx, effects);
         if let Some(why) = effects.down.take() {
-            *self.why_down.lock() = why;
-            self.up.store(false, Ordering::SeqCst);
+            *self.handle.why_down.lock() = why;
+            self.shared.tables.drives.lost(self.idx);
             self.metrics.set_up(false);
             self.note_blacklisted();
             return true;
@@ -177,10 +166,10 @@ impl DriveThread {
     fn backend(&mut self) -> std::io::Result<Backend> {
         let file = self.media.file.try_clone()?;
         let mut findings = Vec::new();
-        let pools = [&self.shared.pool, &self.buffers];
-        let depth = self.shared.config.queue_depth;
+        let pools = [&self.shared.tables.pool, &self.buffers];
+        let depth = self.shared.tables.config.queue_depth;
         let chunk = self.media.chunk_bytes;
-        let metrics = self.shared.metrics.clone();
+        let metrics = self.shared.tables.metrics.clone();
         let ring = Ring::open(
             file,
             self.wake.clone(),
@@ -190,11 +179,11 @@ impl DriveThread {
             metrics,
             &mut findings,
         );
-        self.findings.lock().append(&mut findings);
+        self.handle.findings.lock().append(&mut findings);
         match ring {
             Ok(ring) => Ok(Backend::Ring(Box::new(ring))),
             Err(why) => {
-                self.findings.lock().push(format!(
+                self.handle.findings.lock().push(format!(
                     "no io_uring ({why}): drive {} uses plain system calls, which are slower; \
                      allow io_uring_setup in the container's seccomp profile",
                     self.idx

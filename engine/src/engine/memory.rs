@@ -4,11 +4,9 @@
 //! the value becomes readable, and an eviction removes only the index entry of the very value
 //! that left, so neither can undo a later put.
 
-use std::sync::atomic::Ordering;
-
 use parking_lot::Mutex;
 
-use super::shared::{Shared, unix_ms};
+use super::Shared;
 use crate::api::{Class, Committed};
 use crate::cache::CacheKey;
 use crate::entry::{Meta, OwnedPut, condition_holds};
@@ -46,28 +44,32 @@ impl MemoryStore {
             namespace: put.namespace,
             key: &put.key,
         };
-        let keep = put.attrs.class == Class::Durable || !shared.config.eviction;
+        let keep = put.attrs.class == Class::Durable || !shared.tables.config.eviction;
         let version;
         {
             let _guard = self.lock(put.hash);
-            let current = shared.cache.peek(&key).map(|hit| hit.meta);
-            let current = current.filter(|meta| !meta.expired(unix_ms_for(meta)));
+            let current = shared.tables.cache.peek(&key).map(|hit| hit.meta);
+            let current = current.filter(|meta| !meta.expired(unix_ms_for(shared, meta)));
             let current = current.map(|meta| meta.version);
             if !condition_holds(put.condition, current) {
                 return Err(PutError::ConditionFailed { current });
             }
-            version = shared.versions.fetch_add(1, Ordering::Relaxed) + 1;
+            version = shared.tables.next_version();
             let meta = Meta {
                 attrs: put.attrs,
                 version,
                 len: put.len,
                 crc,
             };
-            shared.index.put(put.hash, location(version), If::Always);
+            shared
+                .tables
+                .index
+                .put(put.hash, location(version), If::Always);
             let _ = shared
+                .tables
                 .cache
                 .insert(&key, memory.freeze(), meta, keep, &mut |evicted| {
-                    shared.evicted(&evicted);
+                    shared.tables.evicted(&evicted);
                 });
         }
         shared.relieve_waiters();
@@ -76,34 +78,34 @@ impl MemoryStore {
 
     pub(super) fn delete(&self, shared: &Shared, key: &CacheKey<'_>) -> bool {
         let _guard = self.lock(key.hash);
-        let Some(hit) = shared.cache.remove(key) else {
+        let Some(hit) = shared.tables.cache.remove(key) else {
             return false;
         };
-        self.forget(&shared.index, key.hash, &hit.meta);
-        !hit.meta.expired(unix_ms_for(&hit.meta))
+        forget(&shared.tables.index, key.hash, &hit.meta);
+        !hit.meta.expired(unix_ms_for(shared, &hit.meta))
     }
 
     /// Removes an entry that has expired, unless it was replaced meanwhile.
     pub(super) fn expire(&self, shared: &Shared, key: &CacheKey<'_>) {
         let _guard = self.lock(key.hash);
-        let now = unix_ms();
-        if let Some(hit) = shared.cache.remove_if(key, |meta| meta.expired(now)) {
-            self.forget(&shared.index, key.hash, &hit.meta);
+        let now = shared.unix_ms();
+        if let Some(hit) = shared.tables.cache.remove_if(key, |meta| meta.expired(now)) {
+            forget(&shared.tables.index, key.hash, &hit.meta);
         }
-    }
-
-    /// Removes the index entry of one very value.
-    pub(super) fn forget(&self, index: &Index, hash: KeyHash, meta: &Meta) {
-        index.remove(hash, If::At(location(meta.version)));
     }
 }
 
+/// Removes the index entry of one very value.
+pub(super) fn forget(index: &Index, hash: KeyHash, meta: &Meta) {
+    index.remove(hash, If::At(location(meta.version)));
+}
+
 /// The wall clock, read only where it matters.
-fn unix_ms_for(meta: &Meta) -> u64 {
+fn unix_ms_for(shared: &Shared, meta: &Meta) -> u64 {
     if meta.attrs.expiry_ms == 0 {
         0
     } else {
-        unix_ms()
+        shared.unix_ms()
     }
 }
 

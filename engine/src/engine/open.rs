@@ -1,34 +1,62 @@
 //! Opening a store: which drives belong to it, which are stale, what lives on them.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
+use memkv_telemetry::EngineMetrics;
 
-use super::shared::{Shared, random_bytes, unix_ms};
+use super::drives::Drives;
+use super::tables::{Begin, DriveSet};
+use super::{Shared, Tables};
 use crate::config::{EngineConfig, FILE_DRIVE_BYTES, Mode};
-use crate::drive::inbox::{Inbox, Wake};
 use crate::drive::media::Media;
-use crate::drive::thread::{DriveHandle, DriveThread};
-use crate::entry::Meta;
 use crate::error::{DriveOpenError, OpenError};
-use crate::index::{Change, Cursor, If, Index, KeyHasher, Location, StoreKey};
-use crate::mapping::{Mapping, MappingConfig, PagePolicy};
-use crate::segment_log::bytes::{PAGE, crc_of, page_up};
-use crate::segment_log::record::{self, Header};
-use crate::segment_log::recover::{Recovered, Replay, recover};
-use crate::segment_log::segment::{HINT, KIND_EXTENT, KIND_STRIPES, Segments};
-use crate::segment_log::superblock::{
-    CheckpointPointer, Decoded, FORMAT_VERSION, Geometry, Superblock, copies, show_uuid,
-};
-use crate::segment_log::{BUFFER_BYTES, BUFFERS, DriveLog, LogConfig};
-use crate::slab::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};
-use crate::stream::{StripeTable, Stripes, decode_list};
+use crate::index::{Index, IndexConfig, KeyHasher, StoreKey};
+use crate::metrics::unix_ms;
+use crate::segment_log::recover::{Recovered, recover};
+use crate::segment_log::superblock::{CheckpointPointer, Geometry, Superblock, show_uuid};
+use crate::stream::StripeTable;
 
-/// Bytes that a drive must have.
-const CAPACITY_MIN: u64 = crate::config::DRIVE_BYTES_MIN;
+mod pool;
+mod restore;
+mod start;
+mod superblocks;
+
+use superblocks::open_drive;
+pub(super) use superblocks::{read_superblock, write_superblock};
+
+/// Opens an engine: memory first, then what is on the drives, then their threads.
+pub(super) fn open(
+    config: EngineConfig,
+    metrics: EngineMetrics,
+) -> Result<(Arc<Shared>, Arc<Drives>), OpenError> {
+    let (pool, findings) = pool::open(&config, &metrics)?;
+    let mut store = match config.mode {
+        Mode::Memory => Store {
+            key: random_bytes(),
+            drives: Vec::new(),
+        },
+        Mode::Direct | Mode::File => open_store(&config)?,
+    };
+    let hasher = KeyHasher::new(&StoreKey(store.key));
+    let index = Index::new(&IndexConfig {
+        shards: 64,
+        segments: store.segment_counts(),
+    });
+    let stripes = StripeTable::default();
+    let members = store.members();
+    let version = restore::restore(&index, &hasher, &mut store.drives, &members, &stripes);
+    let begin = Begin {
+        hasher,
+        index,
+        pool,
+        stripes,
+        drives: DriveSet::new(members),
+        part_bytes_max: store.part_bytes_max(),
+        version,
+    };
+    start::start(Tables::new(config, metrics, begin), store.drives, findings)
+}
 
 /// A drive as it was found.
 pub(super) enum Found {
@@ -157,97 +185,6 @@ fn describe(error: &dyn std::error::Error) -> String {
         cause = why.source();
     }
     text
-}
-
-fn open_drive(
-    drive: &crate::config::DriveConfig,
-    create: Option<u64>,
-) -> Result<Opened, DriveOpenError> {
-    let media = Media::open(&drive.media, create)?;
-    let capacity = drive.max_size.unwrap_or(u64::MAX).min(media.bytes);
-    if capacity < CAPACITY_MIN {
-        let (path, bytes) = (drive.media.clone(), capacity);
-        return Err(DriveOpenError::TooSmall {
-            path,
-            bytes,
-            needed: CAPACITY_MIN,
-        });
-    }
-    let superblock = match read_superblock(&media)? {
-        Decoded::Valid(superblock) => Some(*superblock),
-        Decoded::Newer(found) => {
-            let path = drive.media.clone();
-            return Err(DriveOpenError::NewerVersion {
-                path,
-                found,
-                supported: FORMAT_VERSION,
-            });
-        }
-        Decoded::Corrupt => return Err(media.corrupt("every copy of the superblock")),
-        Decoded::Foreign => {
-            if let Some(what) = super::inspect::signature(&media)? {
-                return Err(DriveOpenError::Foreign {
-                    path: drive.media.clone(),
-                    what,
-                });
-            }
-            None
-        }
-    };
-    if let Some(superblock) = &superblock {
-        if superblock.geometry.capacity > media.bytes {
-            let (path, needed) = (drive.media.clone(), superblock.geometry.capacity);
-            return Err(DriveOpenError::TooSmall {
-                path,
-                bytes: media.bytes,
-                needed,
-            });
-        }
-        if superblock.blacklisted {
-            let (path, failures) = (drive.media.clone(), superblock.media_errors);
-            return Err(DriveOpenError::Blacklisted { path, failures });
-        }
-        return Ok(Opened {
-            media,
-            superblock: Some(superblock.clone()),
-        });
-    }
-    let mut media = media;
-    media.bytes = capacity;
-    Ok(Opened {
-        media,
-        superblock: None,
-    })
-}
-
-/// Reads all copies. Those at the end are found by the capacity of the first valid one, else by
-/// the size of the media.
-pub(super) fn read_superblock(media: &Media) -> Result<Decoded, DriveOpenError> {
-    let mut found = Vec::new();
-    for at in [0, copies(media.bytes)[1]] {
-        found.push(Superblock::decode(&media.read(at, PAGE)?));
-    }
-    let capacity = found.iter().find_map(|copy| match copy {
-        Decoded::Valid(superblock) => Some(superblock.geometry.capacity),
-        _ => None,
-    });
-    let capacity = capacity.unwrap_or(media.bytes / PAGE as u64 * PAGE as u64);
-    for at in &copies(capacity)[2..] {
-        if at + PAGE as u64 <= media.bytes {
-            found.push(Superblock::decode(&media.read(*at, PAGE)?));
-        }
-    }
-    let chosen = Superblock::choose(&found);
-    let is_valid = |copy: &&Decoded| matches!(copy, Decoded::Valid(_));
-    let valid = found.iter().filter(is_valid).count();
-    if valid > 0 && valid < found.len() {
-        let (drive, copies) = (media.path.display(), found.len());
-        tracing::warn!(
-            %drive, valid, copies,
-            "some copies of the superblock were damaged; they are written anew"
-        );
-    }
-    Ok(chosen)
 }
 
 /// Finds out which store the drives belong to, and that none of them is of another one or
@@ -418,340 +355,12 @@ fn recover_all(
     })
 }
 
-/// Writes the copies of a superblock, two by two.
-pub(super) fn write_superblock(
-    media: &Media,
-    block: &mut Superblock,
-) -> Result<(), DriveOpenError> {
-    block.generation += 1;
-    let page = block.encode();
-    let [first, second, third, fourth] = block.geometry.copies();
-    for pair in [[first, third], [second, fourth]] {
-        for at in pair {
-            media.write(at, &page)?;
-        }
-        media.flush()?;
-    }
-    Ok(())
-}
-
-/// Fills the index with what was recovered; returns the last version.
-pub(super) fn restore(
-    index: &Index,
-    hasher: &KeyHasher,
-    drives: &mut [Found],
-    members: &[u16],
-    stripes: &StripeTable,
-) -> u64 {
-    let mut tail = Vec::new();
-    let mut last_version = 0;
-    for (idx, drive) in drives.iter_mut().enumerate() {
-        let Found::Ready { recovered, .. } = drive else {
-            continue;
-        };
-        for (segment, state) in (0..).zip(&recovered.segments) {
-            index.set_generation(idx as u8, segment, state.generation as u8);
-        }
-        last_version = last_version.max(recovered.last_version);
-        tail.append(&mut recovered.tail);
-    }
-    for drive in drives.iter_mut() {
-        let Found::Ready { recovered, .. } = drive else {
-            continue;
-        };
-        for entry in std::mem::take(&mut recovered.entries) {
-            index.restore(entry, If::Always);
-        }
-    }
-    tail.sort_by_key(|(version, _)| *version);
-    for (_, replay) in tail {
-        let _: Change = match replay {
-            Replay::Put { hash, location } => index.put(hash, location, If::Always),
-            Replay::Remove { hash } => index.remove(hash, If::Always),
-        };
-    }
-    let parts = load_stripes(index, hasher, drives, members, stripes);
-    prune(index, hasher, drives, &parts);
-    last_version
-}
-
-/// Drive, segment and offset of an extent.
-type Place = (u8, u32, u32);
-
-/// Reads the part lists of all striped values; one that misses a part is no value.
-fn load_stripes(
-    index: &Index,
-    hasher: &KeyHasher,
-    drives: &[Found],
-    members: &[u16],
-    table: &StripeTable,
-) -> HashSet<Place> {
-    let mut lists = HashSet::new();
-    let mut cursor = Some(Cursor(0));
-    while let Some(at) = cursor {
-        let mut entries = Vec::new();
-        cursor = index.scan(at, 4096, &mut entries);
-        let stripes = entries
-            .iter()
-            .filter(|entry| entry.location.kind == KIND_STRIPES);
-        lists.extend(stripes.map(|entry| entry.location));
-    }
-    let mut used = HashSet::new();
-    for list in lists {
-        let Some(Found::Ready { media, recovered }) = drives.get(usize::from(list.drive_idx))
-        else {
-            continue;
-        };
-        let generation = recovered.segments[list.segment_idx as usize].generation;
-        let block = &recovered.superblock;
-        let Some((header, key, body)) = read_record(media, block, &list, generation) else {
-            tracing::warn!(drive = list.drive_idx, "a part list can't be read");
-            continue;
-        };
-        let hash = hasher.hash(header.namespace, &key);
-        let found = decode_list(&body, header.value_len, members);
-        let found = found.filter(|(_, parts)| parts.iter().all(|part| holds(drives, part, &key)));
-        let Some((part_bytes, parts)) = found else {
-            index.remove(hash, If::At(list));
-            continue;
-        };
-        used.extend(
-            parts
-                .iter()
-                .map(|part| (part.drive_idx, part.segment_idx, part.offset)),
-        );
-        let meta = Meta {
-            attrs: header.attrs,
-            version: header.version,
-            len: header.value_len,
-            crc: header.value_crc,
-        };
-        let (namespace, key) = (header.namespace, key.into());
-        table.put(Stripes {
-            hash,
-            namespace,
-            key,
-            meta,
-            part_bytes,
-            parts,
-            list,
-        });
-    }
-    used
-}
-
-fn holds(drives: &[Found], part: &Location, key: &[u8]) -> bool {
-    let Some(Found::Ready { recovered, .. }) = drives.get(usize::from(part.drive_idx)) else {
-        return false;
-    };
-    let segment = recovered.segments.get(part.segment_idx as usize);
-    segment.is_some_and(|segment| {
-        segment.generation as u8 == part.generation
-            && segment
-                .extents
-                .get(&part.offset)
-                .is_some_and(|extent| *extent.key == *key)
-    })
-}
-
-/// Reads a whole record at start.
-fn read_record(
-    media: &Media,
-    block: &Superblock,
-    location: &Location,
-    generation: u32,
-) -> Option<(Header, Vec<u8>, Vec<u8>)> {
-    let geometry = &block.geometry;
-    let limit = Geometry::SEGMENT_HEADER + geometry.segment_data;
-    let start = u64::from(location.offset) / PAGE as u64 * PAGE as u64;
-    let within = location.offset as usize % PAGE;
-    let base = geometry.segment_at(location.segment_idx);
-    let mut len = within + usize::from(location.hint) * HINT;
-    for _ in 0..2 {
-        let bytes = page_up(len as u64).min(limit - start) as usize;
-        let bytes = media.read(base + start, bytes).ok()?;
-        let record = bytes.get(within..)?;
-        let (header, key) = Header::decode(&block.seed(), generation, record)?;
-        let body = record::HEADER + key.len();
-        match record.get(body..body + header.body_len as usize) {
-            Some(body) if crc_of(&[], &[body]) == header.body_crc => {
-                return Some((header, key.to_vec(), body.to_vec()));
-            }
-            Some(_) => return None,
-            None => len = within + header.record_len(),
-        }
-    }
-    None
-}
-
-/// Drops extents that nothing points to.
-fn prune(index: &Index, hasher: &KeyHasher, drives: &mut [Found], parts: &HashSet<Place>) {
-    for (idx, drive) in drives.iter_mut().enumerate() {
-        let Found::Ready { recovered, .. } = drive else {
-            continue;
-        };
-        for (number, segment) in (0u32..).zip(&mut recovered.segments) {
-            segment.extents.retain(|offset, extent| {
-                if extent.part.is_some() {
-                    return parts.contains(&(idx as u8, number, *offset));
-                }
-                let hash = hasher.hash(extent.namespace, &extent.key);
-                index.get(hash).is_some_and(|location| {
-                    usize::from(location.drive_idx) == idx
-                        && location.segment_idx == number
-                        && location.offset == *offset
-                        && location.kind == KIND_EXTENT
-                })
-            });
-        }
-    }
-}
-
-/// Counts what lives where.
-fn count_live(index: &Index, logs: &mut [Option<Segments>]) {
-    let mut cursor = Some(Cursor(0));
-    let mut entries = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    while let Some(at) = cursor {
-        entries.clear();
-        cursor = index.scan(at, 4096, &mut entries);
-        for entry in &entries {
-            let drive = usize::from(entry.location.drive_idx);
-            let Some(Some(segments)) = logs.get_mut(drive) else {
-                continue;
-            };
-            // Nothing changes meanwhile, but a scan may still meet an entry twice.
-            if seen.insert((drive, entry.location.segment_idx, entry.location.offset)) {
-                segments.add_live(&entry.location);
-            }
-        }
-    }
-    for segments in logs.iter_mut().flatten() {
-        segments.count_parts();
-    }
-}
-
-/// Starts the drives' threads.
-pub(super) fn start(shared: &Arc<Shared>, found: Vec<Found>) -> Result<(), OpenError> {
-    let mut logs: Vec<Option<Segments>> = Vec::new();
-    let mut parts = Vec::new();
-    for drive in found {
-        match drive {
-            Found::Ready { media, recovered } => {
-                let Recovered {
-                    superblock,
-                    segments,
-                    ring,
-                    dropped,
-                    ..
-                } = *recovered;
-                logs.push(Some(Segments::new(superblock.geometry, segments)));
-                parts.push(Ok((media, superblock, ring, dropped)));
-            }
-            Found::Down(why) => {
-                logs.push(None);
-                parts.push(Err(why));
-            }
-        }
-    }
-    count_live(&shared.index, &mut logs);
-    let mut handles = Vec::new();
-    let mut threads = Vec::new();
-    for (idx, (part, segments)) in parts.into_iter().zip(logs).enumerate() {
-        let (media, superblock, ring, dropped) = match part {
-            Ok(part) => part,
-            Err(why) => {
-                tracing::warn!(drive = idx, why, "drive is left out; its values miss");
-                handles.push(Err(why));
-                continue;
-            }
-        };
-        let segments = segments.expect("a ready drive has segments");
-        let fault = |source| OpenError::Start {
-            what: "a drive's thread",
-            source,
-        };
-        let wake = Arc::new(Wake::new().map_err(fault)?);
-        let inbox = Arc::new(Inbox::new(shared.config.backlog as usize, wake.clone()));
-        let buffers = buffers()?;
-        let capacity_bytes = segments.capacity_bytes();
-        let config = LogConfig {
-            drive: idx as u8,
-            sync: shared.config.sync,
-            verify: shared.config.verify,
-            eviction: shared.config.eviction,
-            flap_threshold: shared.config.flap_threshold,
-            blacklist: shared.config.mode == Mode::Direct,
-        };
-        let direct_io = media.direct;
-        let name = media.path.display().to_string();
-        let mut log = DriveLog::new(config, superblock, segments, ring, buffers.clone());
-        log.counts.corruptions = dropped;
-        let handle = DriveHandle {
-            inbox: inbox.clone(),
-            up: Arc::new(AtomicBool::new(true)),
-            why_down: Arc::new(Mutex::new(String::new())),
-            counts: Arc::new(Mutex::new(log.counts)),
-            findings: Arc::new(Mutex::new(Vec::new())),
-            capacity_bytes,
-            direct_io,
-            thread: Mutex::new(None),
-        };
-        threads.push((
-            idx,
-            DriveThread {
-                shared: shared.clone(),
-                idx: idx as u8,
-                media,
-                log,
-                metrics: shared.metrics.drive(&name),
-                buffers,
-                inbox,
-                wake,
-                up: handle.up.clone(),
-                why_down: handle.why_down.clone(),
-                counts: handle.counts.clone(),
-                findings: handle.findings.clone(),
-            },
-        ));
-        handles.push(Ok(handle));
-    }
-    shared.set_drives(handles);
-    for (idx, thread) in threads {
-        let spawned = std::thread::Builder::new()
-            .name(format!("memkv-drive-{idx}"))
-            .spawn(move || thread.run())
-            .map_err(|source| OpenError::Start {
-                what: "a drive's thread",
-                source,
-            })?;
-        shared.set_thread(idx, spawned);
-    }
-    Ok(())
-}
-
-/// Buffers for a drive's batches and metadata.
-fn buffers() -> Result<SlabPool, OpenError> {
-    let bytes = BUFFERS * BUFFER_BYTES;
-    let fault = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Pool {
-        bytes: bytes as u64,
-        source,
-    };
-    let pages = PagePolicy::Plain;
-    let mapping = MappingConfig {
-        bytes,
-        pages,
-        numa_node: None,
-        prefault_threads: 0,
-    };
-    let mapping = Mapping::new(&mapping).map_err(|why| fault(Box::new(why)))?;
-    let pool = PoolConfig {
-        slab_bytes: BUFFER_BYTES,
-        regions: vec![RegionConfig {
-            mapping,
-            tier: RegionTier::Fast,
-        }],
-        double_free_trace: false,
-    };
-    SlabPool::new(pool, Arc::new(NoObserver)).map_err(|why| fault(Box::new(why)))
+/// Random bytes of the system.
+///
+/// # Panics
+/// If the system has none: two stores could then take each other for the same one.
+fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system has no random bytes");
+    bytes
 }

@@ -306,7 +306,7 @@ impl DriveLog {
     fn publish(&mut self, context: &mut Context<'_>, op: usize) {
         let location = self.ops[op].location.expect("a durable change has a place");
         let version = self.ops[op].version;
-        let shared = context.shared.clone();
+        let tables = context.tables;
         let result = match &mut self.ops[op].work {
             Work::Delete(work) => {
                 let key = CacheKey {
@@ -314,8 +314,8 @@ impl DriveLog {
                     namespace: work.namespace,
                     key: &work.key,
                 };
-                let before = shared.index.remove(work.hash, If::Always);
-                shared.cache.remove(&key);
+                let before = tables.index.remove(work.hash, If::Always);
+                tables.cache.remove(&key);
                 let hash = work.hash;
                 self.bury(context, hash, before);
                 CompletionResult::Deleted(Ok(true))
@@ -350,27 +350,27 @@ impl DriveLog {
                         len,
                         crc,
                     };
-                    let before = shared.index.put(work.put.hash, location, If::Always);
+                    let before = tables.index.put(work.put.hash, location, If::Always);
                     match &mut work.body {
                         Body::Value(memory) => {
-                            shared.adopt(&key, memory.part(0, len as usize), meta);
+                            tables.adopt(&key, memory.part(0, len as usize), meta);
                         }
                         Body::Stripes { parts, whole, .. } => {
-                            shared.cache.remove(&key);
+                            tables.cache.remove(&key);
                             if let Some(whole) = whole {
-                                shared.adopt(&key, whole.part(0, len as usize), meta);
+                                tables.adopt(&key, whole.part(0, len as usize), meta);
                             }
                             let stripes = Stripes {
                                 hash: work.put.hash,
                                 namespace: work.put.namespace,
                                 key: work.put.key.clone(),
                                 meta,
-                                part_bytes: shared.part_bytes,
+                                part_bytes: tables.part_bytes,
                                 parts: std::mem::take(parts),
                                 list: location,
                             };
-                            if let Some(last) = shared.stripes.put(stripes) {
-                                shared.bury_parts(&last.parts);
+                            if let Some(last) = tables.stripes.put(stripes) {
+                                context.bury_parts(&last.parts);
                             }
                             self.bury_only(context, before);
                             return self.finish(
@@ -392,9 +392,9 @@ impl DriveLog {
     /// Counts what an index entry replaced as dead, wherever it lies, with its parts.
     fn bury(&mut self, context: &mut Context<'_>, hash: KeyHash, change: Change) {
         if let Change::Done(Some(location)) = change
-            && let Some(stripes) = context.shared.stripes.take(hash, &location)
+            && let Some(stripes) = context.tables.stripes.take(hash, &location)
         {
-            context.shared.bury_parts(&stripes.parts);
+            context.bury_parts(&stripes.parts);
         }
         self.bury_only(context, change);
     }
@@ -419,7 +419,7 @@ impl DriveLog {
 
     pub(super) fn journal_free(&mut self, context: &Context<'_>, segment: u32) {
         let generation = self.segments.get(segment).generation;
-        let version = context.shared.next_version();
+        let version = context.tables.next_version();
         let row = Row::about_segment(RowOp::Free, segment, generation, version);
         self.journal.pending.push_back((row, Ticket::Free(segment)));
     }

@@ -92,11 +92,11 @@ impl DriveLog {
     pub(super) fn reclaimed(&mut self, context: &mut Context<'_>, segment: u32) {
         self.reclaiming -= 1;
         context
-            .shared
+            .tables
             .index
             .reclaim_segment(self.config.drive, segment);
         let (count, never_read) = self.segments.clear(segment);
-        context.shared.count_evictions(count, never_read);
+        context.tables.count_evictions(count, never_read);
         self.segments.release(segment);
     }
 
@@ -108,7 +108,7 @@ impl DriveLog {
             generation: last.generation + 1,
             bytes: 0,
             journal_page: self.journal.replay_from(),
-            version: context.shared.last_version(),
+            version: context.tables.last_version(),
         };
         let quiet = |segment: &super::segment::Segment| {
             segment.state == State::Sealed && segment.unpublished.is_empty()
@@ -207,7 +207,7 @@ impl DriveLog {
                 Stage::Extents(_) => run.stage = Stage::Index(Cursor(0)),
                 Stage::Index(cursor) => {
                     let mut entries: Vec<Entry> = Vec::with_capacity(SCAN);
-                    let next = context.shared.index.scan(cursor, SCAN, &mut entries);
+                    let next = context.tables.index.scan(cursor, SCAN, &mut entries);
                     let drive = self.config.drive;
                     for entry in entries
                         .iter()

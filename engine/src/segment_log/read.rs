@@ -7,7 +7,7 @@ use memkv_telemetry::CrcSource;
 use super::bytes::{PAGE, crc_of_pieces, page_up};
 use super::record::{self, Header};
 use super::segment::{Extent, HINT, KIND_EXTENT};
-use super::{Answer, Context, DriveLog, PartRead, Purpose, ReadWork, Reply, Times};
+use super::{Answer, Context, DriveLog, MemoryWait, PartRead, Purpose, ReadWork, Reply, Times};
 use crate::api::{CompletionResult, Tier};
 use crate::cache::CacheKey;
 use crate::config::Verify;
@@ -48,20 +48,20 @@ enum Found {
 
 impl DriveLog {
     pub(super) fn read(&mut self, context: &mut Context<'_>, work: ReadWork) {
-        let shared = context.shared.clone();
+        let tables = context.tables;
         let key = CacheKey {
             hash: work.hash,
             namespace: work.namespace,
             key: &work.key,
         };
         // It may have come into RAM while the event was on its way.
-        if let Some(hit) = shared.cache.get(&key) {
+        if let Some(hit) = tables.cache.get(&key) {
             let live = !hit.meta.expired(context.unix_ms);
             let lease = live.then(|| ReadLease::whole(hit.memory, hit.meta, Tier::Ram));
             self.answer(context, &work.reply, Times::default(), Ok(lease));
             return;
         }
-        let location = shared.index.get(work.hash);
+        let location = tables.index.get(work.hash);
         let ours = location.filter(|location| location.drive_idx == self.config.drive);
         // A location of a segment's former life finds nothing any more.
         let alive = |location: &Location| {
@@ -112,13 +112,11 @@ impl DriveLog {
 
     fn lease_and_read(&mut self, context: &mut Context<'_>, job: usize) {
         let (_, bytes) = self.pages_of(&self.reads[job].location, self.reads[job].len);
-        match context.shared.lease_now(bytes) {
+        match context.tables.lease_now(bytes) {
             Some(memory) => self.submit_read(context, job, memory),
             None => {
-                let drive = self.config.drive;
-                if let Some(memory) = context.shared.lease_for_drive(drive, bytes, job as u64) {
-                    self.submit_read(context, job, memory);
-                }
+                let token = job as u64;
+                context.effects.waits.push(MemoryWait { bytes, token });
             }
         }
     }
@@ -169,7 +167,7 @@ impl DriveLog {
             Found::Miss => self.end_read(context, job, |_| Ok(None)),
             Found::Corrupt(what) => {
                 self.counts.corruptions += 1;
-                context.shared.metrics.crc_mismatch(CrcSource::Read);
+                context.tables.metrics.crc_mismatch(CrcSource::Read);
                 tracing::error!(
                     drive = self.config.drive,
                     what,
@@ -182,7 +180,7 @@ impl DriveLog {
                 if part {
                     // The whole value goes, when its reader hears of it.
                 } else if let crate::index::Change::Done(Some(_)) =
-                    context.shared.index.remove(hash, If::At(location))
+                    context.tables.index.remove(hash, If::At(location))
                 {
                     self.segments.add_dead(&location);
                 }
@@ -200,13 +198,13 @@ impl DriveLog {
                     .extent
                     .as_ref()
                     .is_some_and(|extent| extent.part.is_some());
-                if !part && context.shared.index.get(hash) == Some(location) {
+                if !part && context.tables.index.get(hash) == Some(location) {
                     let key = CacheKey {
                         hash,
                         namespace: read.namespace,
                         key: &read.key,
                     };
-                    context.shared.adopt(&key, memory.clone(), meta);
+                    context.tables.adopt(&key, memory.clone(), meta);
                 }
                 self.end_read(context, job, |_| {
                     Ok(Some(ReadLease::whole(memory.clone(), meta, Tier::Drive)))
@@ -288,7 +286,7 @@ impl DriveLog {
                     return Found::Corrupt("length of a record");
                 }
                 let exact = (body.len() < COPY_MAX)
-                    .then(|| context.shared.lease_now(body.len()))
+                    .then(|| context.tables.lease_now(body.len()))
                     .flatten();
                 let memory = match exact {
                     Some(mut exact) => {

@@ -1,7 +1,5 @@
 //! Scans: the index says where entries are, their drives say what they are.
 
-use std::sync::Arc;
-
 use super::bytes::PAGE;
 use super::record::Header;
 use super::segment::{HINT, KIND_EXTENT};
@@ -23,12 +21,11 @@ pub(crate) struct ScanJob {
 
 impl ScanJob {
     /// Sends the job to the drive of its next entry, or its answer to the caller.
-    pub(crate) fn go_on(mut self, shared: &Arc<Shared>) {
+    pub(crate) fn go_on(mut self, shared: &Shared) {
         while let Some(next) = self.left.last() {
             let drive = next.drive_idx;
-            if shared.is_up(drive) {
-                shared.send_to_drive(drive, Event::Scan(Box::new(self)));
-                return;
+            if shared.tables.drives.serves(drive) {
+                return shared.post(drive, Event::Scan(Box::new(self)));
             }
             self.left.pop();
         }

@@ -1,15 +1,12 @@
-//! Changes on their way to the drive: conditions, places, batches of records, extents.
+//! Changes on their way to the drive: places, batches of records, extents.
 
 use std::io;
 
 use super::bytes::{PAGE, crc_of, crc_of_pieces, page_up};
 use super::record::{self, Header};
 use super::segment::{HINT, KIND_EXTENT, KIND_RECORD, KIND_STRIPES, Kind};
-use super::{BUFFER_BYTES, Body, Context, DriveLog, EXTENT_BYTES_MIN, Op, Purpose, Times, Work};
+use super::{BUFFER_BYTES, Body, Context, DriveLog, EXTENT_BYTES_MIN, Purpose, Work};
 use crate::api::{Class, CompletionResult};
-use crate::cache::CacheKey;
-use crate::drive::{Io, IoBuffer, IoDone, IoId};
-use crate::entry::condition_holds;
 use crate::error::PutError;
 use crate::index::Location;
 use crate::slab::WriteMemory;
@@ -37,36 +34,6 @@ enum NoPlace {
 }
 
 impl DriveLog {
-    /// Takes a change; it starts when those of its key before it have ended.
-    pub(super) fn accept(&mut self, _context: &mut Context<'_>, work: Work) {
-        let hash = work.hash().0;
-        let (times, admitted) = (Times::default(), false);
-        let op = Op {
-            work,
-            version: 0,
-            location: None,
-            times,
-            frame: None,
-            admitted,
-        };
-        let op = self.ops.insert(op);
-        let chain = self.chains.entry(hash).or_default();
-        chain.push_back(op);
-        if chain.len() == 1 {
-            self.ready.push_back(op);
-        }
-    }
-
-    pub(super) fn run_ready(&mut self, context: &mut Context<'_>) {
-        // Once around: one that has to wait for a buffer goes to the end.
-        for _ in 0..self.ready.len() {
-            let Some(op) = self.ready.pop_front() else {
-                return;
-            };
-            self.start(context, op);
-        }
-    }
-
     /// Changes that wait for a place go in the order in which they came.
     pub(super) fn retry_stalled(&mut self, context: &mut Context<'_>) {
         while let Some(op) = self.stalled.front().copied() {
@@ -84,17 +51,7 @@ impl DriveLog {
         }
     }
 
-    fn start(&mut self, context: &mut Context<'_>, op: usize) {
-        if self.down {
-            self.fail_op(context, op, &io::Error::other("the drive was taken out"));
-            return;
-        }
-        if self.admit(context, op) == Some(true) {
-            self.put_in_place(context, op);
-        }
-    }
-
-    fn put_in_place(&mut self, context: &mut Context<'_>, op: usize) {
+    pub(super) fn put_in_place(&mut self, context: &mut Context<'_>, op: usize) {
         self.ops[op].admitted = true;
         if self.stalled.is_empty() {
             match self.place(context, op) {
@@ -116,133 +73,6 @@ impl DriveLog {
             self.finish(context, op, CompletionResult::Committed(Err(error)));
         } else {
             self.fail_op(context, op, &io::ErrorKind::StorageFull.into());
-        }
-    }
-
-    /// Looks at a change's condition: `Some(true)` to go on, `Some(false)` when it was answered,
-    /// `None` when a read must tell first.
-    fn admit(&mut self, context: &mut Context<'_>, op: usize) -> Option<bool> {
-        match &self.ops[op].work {
-            Work::Delete(work) => {
-                let key = CacheKey {
-                    hash: work.hash,
-                    namespace: work.namespace,
-                    key: &work.key,
-                };
-                let indexed = context.shared.index.get(work.hash).is_some();
-                if indexed {
-                    return Some(true);
-                }
-                let cached = context.shared.cache.remove(&key).is_some();
-                self.finish(context, op, CompletionResult::Deleted(Ok(cached)));
-                Some(false)
-            }
-            Work::Put(work) => {
-                let (put, condition) = (&work.put, work.put.condition);
-                if condition == crate::api::Condition::None {
-                    return Some(true);
-                }
-                let key = CacheKey {
-                    hash: put.hash,
-                    namespace: put.namespace,
-                    key: &put.key,
-                };
-                let Some(location) = context.shared.index.get(put.hash) else {
-                    return Some(self.judge(context, op, None));
-                };
-                if let Some(hit) = context.shared.cache.peek(&key) {
-                    let current = (!hit.meta.expired(context.unix_ms)).then_some(hit.meta.version);
-                    return Some(self.judge(context, op, current));
-                }
-                if usize::from(location.drive_idx) != usize::from(self.config.drive) {
-                    return Some(self.judge(context, op, Some(0)));
-                }
-                if location.kind == KIND_EXTENT {
-                    let segment = self.segments.get(location.segment_idx);
-                    let extent = segment.extents.get(&location.offset);
-                    let extent = extent.filter(|extent| *extent.key == *put.key);
-                    let expired = |ms: u64| ms != 0 && ms <= context.unix_ms;
-                    let live = extent.filter(|extent| !expired(extent.attrs.expiry_ms));
-                    let current = live.map(|extent| extent.version);
-                    return Some(self.judge(context, op, current));
-                }
-                self.resolve(context, op, location);
-                None
-            }
-        }
-    }
-
-    /// Compares a put's condition with what is there.
-    fn judge(&mut self, context: &mut Context<'_>, op: usize, current: Option<u64>) -> bool {
-        let Work::Put(work) = &self.ops[op].work else {
-            return true;
-        };
-        if condition_holds(work.put.condition, current) {
-            return true;
-        }
-        let error = PutError::ConditionFailed { current };
-        self.finish(context, op, CompletionResult::Committed(Err(error)));
-        false
-    }
-
-    /// Reads the header of the record that is there.
-    fn resolve(&mut self, context: &mut Context<'_>, op: usize, location: Location) {
-        let (start, len) = self.pages_of(&location, usize::from(location.hint) * HINT);
-        let Ok(Some(target)) = self.buffers.try_lease(len) else {
-            // No buffer: its turn comes again.
-            self.ready.push_back(op);
-            return;
-        };
-        self.segments.get_mut(location.segment_idx).readers += 1;
-        let id = IoId(self.purposes.insert(Purpose::Resolve { op, location }));
-        context.effects.ios.push(Io::Read {
-            id,
-            offset: start,
-            target,
-        });
-    }
-
-    pub(super) fn resolved(
-        &mut self,
-        context: &mut Context<'_>,
-        op: usize,
-        location: Location,
-        done: IoDone,
-    ) {
-        self.segments.get_mut(location.segment_idx).readers -= 1;
-        self.segments.release(location.segment_idx);
-        self.ops[op].times.note(done.submitted, done.completed);
-        if let Err(why) = done.result {
-            self.fail_op(context, op, &why);
-            return;
-        }
-        let Work::Put(work) = &self.ops[op].work else {
-            return;
-        };
-        if context.shared.index.get(work.put.hash) != Some(location) {
-            // It was reclaimed meanwhile: look again.
-            self.ready.push_back(op);
-            return;
-        }
-        let IoBuffer::Target(memory) = done.buffer else {
-            return;
-        };
-        let memory = memory.freeze();
-        let within = location.offset as usize % PAGE;
-        let bytes = memory
-            .contiguous()
-            .unwrap_or_default()
-            .get(within..)
-            .unwrap_or_default();
-        let generation = self.segments.get(location.segment_idx).generation;
-        let found = Header::decode(&self.seed, generation, bytes);
-        let current = found.filter(|(header, key)| {
-            let expiry = header.attrs.expiry_ms;
-            **key == *work.put.key && (expiry == 0 || expiry > context.unix_ms)
-        });
-        let current = current.map(|(header, _)| header.version);
-        if self.judge(context, op, current) {
-            self.put_in_place(context, op);
         }
     }
 
@@ -400,7 +230,7 @@ impl DriveLog {
         if !self.index_has_room(context) && !delete {
             return Err(NoPlace::Full);
         }
-        let version = context.shared.last_version();
+        let version = context.tables.last_version();
         let idx = self.segments.free.front().copied().ok_or(NoPlace::Full)?;
         let generation = self.segments.get(idx).generation;
         let header = self.segment_header(idx, generation, kind, class, version);
@@ -435,7 +265,7 @@ impl DriveLog {
     }
 
     fn next_version(&self, context: &Context<'_>) -> u64 {
-        context.shared.next_version()
+        context.tables.next_version()
     }
 
     /// Sends the batches off, while few enough are in flight.

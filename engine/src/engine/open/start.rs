@@ -1,0 +1,181 @@
+//! Starting the drives' threads.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::restore::count_live;
+use super::{Drives, Found, Shared, Tables};
+use crate::config::Mode;
+use crate::drive::inbox::{Inbox, Wake};
+use crate::drive::media::Media;
+use crate::drive::thread::{DriveHandle, DriveThread};
+use crate::error::OpenError;
+use crate::mapping::{Mapping, MappingConfig, PagePolicy};
+use crate::segment_log::journal::Ring;
+use crate::segment_log::recover::Recovered;
+use crate::segment_log::segment::Segments;
+use crate::segment_log::superblock::Superblock;
+use crate::segment_log::{BUFFER_BYTES, BUFFERS, DriveLog, LogConfig};
+use crate::slab::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};
+
+/// What is left of a recovered drive beside its segments.
+struct Ready {
+    media: Media,
+    superblock: Superblock,
+    ring: Ring,
+    /// Structures that were dropped.
+    dropped: u64,
+}
+
+/// Starts the drives' threads; what they share comes to life with them.
+pub(super) fn start(
+    tables: Tables,
+    found: Vec<Found>,
+    findings: Vec<String>,
+) -> Result<(Arc<Shared>, Arc<Drives>), OpenError> {
+    let (mut logs, mut parts) = (Vec::new(), Vec::new());
+    for drive in found {
+        match drive {
+            Found::Ready { media, recovered } => {
+                let Recovered {
+                    superblock,
+                    segments,
+                    ring,
+                    dropped,
+                    ..
+                } = *recovered;
+                logs.push(Some(Segments::new(superblock.geometry, segments)));
+                parts.push(Ok(Ready {
+                    media,
+                    superblock,
+                    ring,
+                    dropped,
+                }));
+            }
+            Found::Down(why) => {
+                logs.push(None);
+                parts.push(Err(why));
+            }
+        }
+    }
+    count_live(&tables.index, &mut logs);
+    let (mut handles, mut threads) = (Vec::new(), Vec::new());
+    for (idx, (part, segments)) in (0u8..).zip(parts.into_iter().zip(logs)) {
+        let handle = match part {
+            Ok(ready) => {
+                let segments = segments.expect("a ready drive has segments");
+                let (handle, thread) = make(&tables, idx, ready, segments)?;
+                threads.push(thread);
+                Ok(handle)
+            }
+            Err(why) => {
+                tracing::warn!(drive = idx, why, "drive is left out; its values miss");
+                Err(why)
+            }
+        };
+        handles.push(handle);
+    }
+    let drives = Drives::new(handles, findings);
+    let shared = Shared::new(tables, drives.clone());
+    for thread in threads {
+        let thread = thread(shared.clone());
+        let handle = thread.handle.clone();
+        let spawned = std::thread::Builder::new()
+            .name(format!("memkv-drive-{}", thread.idx))
+            .spawn(move || thread.run())
+            .map_err(fault)?;
+        *handle.thread.lock() = Some(spawned);
+    }
+    Ok((shared, drives))
+}
+
+fn fault(source: io::Error) -> OpenError {
+    OpenError::Start {
+        what: "a drive's thread",
+        source,
+    }
+}
+
+/// Makes a drive's thread as soon as there is what it shares with others.
+type MakeThread = Box<dyn FnOnce(Arc<Shared>) -> DriveThread>;
+
+/// A drive's handle, and its thread as soon as there is what it shares with others.
+fn make(
+    tables: &Tables,
+    idx: u8,
+    ready: Ready,
+    segments: Segments,
+) -> Result<(Arc<DriveHandle>, MakeThread), OpenError> {
+    let config = &tables.config;
+    let wake = Arc::new(Wake::new().map_err(fault)?);
+    let buffers = buffers()?;
+    let capacity_bytes = segments.capacity_bytes();
+    let log_config = LogConfig {
+        drive: idx,
+        sync: config.sync,
+        verify: config.verify,
+        eviction: config.eviction,
+        flap_threshold: config.flap_threshold,
+        blacklist: config.mode == Mode::Direct,
+    };
+    let Ready {
+        media,
+        superblock,
+        ring,
+        dropped,
+    } = ready;
+    let mut log = DriveLog::new(log_config, superblock, segments, ring, buffers.clone());
+    log.counts.corruptions = dropped;
+    let metrics = tables.metrics.drive(&media.path.display().to_string());
+    let handle = Arc::new(DriveHandle {
+        inbox: Inbox::new(config.backlog as usize, wake.clone()),
+        why_down: Mutex::default(),
+        counts: Mutex::new(log.counts),
+        findings: Mutex::default(),
+        capacity_bytes,
+        direct_io: media.direct,
+        thread: Mutex::new(None),
+    });
+    let thread = {
+        let handle = handle.clone();
+        Box::new(move |shared| DriveThread {
+            shared,
+            handle,
+            idx,
+            media,
+            log,
+            metrics,
+            buffers,
+            wake,
+        })
+    };
+    Ok((handle, thread))
+}
+
+/// Buffers for a drive's batches and metadata.
+fn buffers() -> Result<SlabPool, OpenError> {
+    let bytes = BUFFERS * BUFFER_BYTES;
+    let fault = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Pool {
+        bytes: bytes as u64,
+        source,
+    };
+    let pages = PagePolicy::Plain;
+    let mapping = MappingConfig {
+        bytes,
+        pages,
+        numa_node: None,
+        prefault_threads: 0,
+    };
+    let mapping = Mapping::new(&mapping).map_err(|why| fault(Box::new(why)))?;
+    let pool = PoolConfig {
+        slab_bytes: BUFFER_BYTES,
+        regions: vec![RegionConfig {
+            mapping,
+            tier: RegionTier::Fast,
+        }],
+        double_free_trace: false,
+    };
+    SlabPool::new(pool, Arc::new(NoObserver)).map_err(|why| fault(Box::new(why)))
+}

@@ -1,0 +1,157 @@
+//! How changes and drives end: answers, failures, and what is kept of their times.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::commit::Ticket;
+use super::{Answer, Context, DriveLog, Purpose, Reply, Times, Work};
+use crate::api::{CompletionResult, IoTimes};
+use crate::error::{DeleteError, PutError};
+use crate::metrics::Tick;
+
+impl DriveLog {
+    /// Counts a failed I/O; too many of them take the drive out.
+    pub(super) fn media_error(&mut self, context: &mut Context<'_>, why: &io::Error) {
+        self.superblock.media_errors += 1;
+        self.superblock.last_error_ms = context.unix_ms;
+        tracing::warn!(
+            drive = self.config.drive,
+            errors = self.superblock.media_errors,
+            error = %why,
+            "drive i/o failed"
+        );
+        if self.superblock.media_errors >= self.config.flap_threshold.into() {
+            self.fail(
+                context,
+                format!(
+                    "{} i/o errors, the last: {why}",
+                    self.superblock.media_errors
+                ),
+            );
+        }
+    }
+
+    /// Takes the drive out: everything waiting fails, nothing new is taken.
+    pub(super) fn fail(&mut self, context: &mut Context<'_>, why: String) {
+        if self.down {
+            return;
+        }
+        tracing::error!(drive = self.config.drive, why, "drive is taken out");
+        self.down = true;
+        self.superblock.blacklisted = self.config.blacklist;
+        context.effects.down = Some(why);
+    }
+
+    /// Fails what isn't in the kernel's hands.
+    pub(super) fn fail_all(&mut self, context: &mut Context<'_>) {
+        self.stalled.clear();
+        self.ready.clear();
+        self.batches = [None, None];
+        self.held.clear();
+        self.to_flush.clear();
+        self.journal.pending.clear();
+        let in_flight: BTreeSet<usize> = self
+            .purposes
+            .iter()
+            .flat_map(|(_, purpose)| match purpose {
+                Purpose::Batch { ops, .. } | Purpose::Flush(ops) => ops.clone(),
+                Purpose::Extent(op) | Purpose::Resolve { op, .. } => vec![*op],
+                Purpose::Frame(frame) => frame.ops(),
+                _ => Vec::new(),
+            })
+            .collect();
+        let waiting: Vec<usize> = self
+            .ops
+            .iter()
+            .map(|(idx, _)| idx)
+            .filter(|idx| !in_flight.contains(idx))
+            .collect();
+        for op in waiting {
+            self.fail_op(context, op, &io::Error::other("the drive was taken out"));
+        }
+        // Their successors are among those that have just failed.
+        self.ready.clear();
+    }
+
+    /// Ends a change with an I/O error.
+    pub(super) fn fail_op(&mut self, context: &mut Context<'_>, op: usize, why: &io::Error) {
+        let source = match why.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(why.kind(), why.to_string()),
+        };
+        let drive = self.drive_idx();
+        let result = match self.ops[op].work {
+            Work::Put(_) => CompletionResult::Committed(Err(PutError::Io { drive, source })),
+            Work::Delete(_) => CompletionResult::Deleted(Err(DeleteError::Io { drive, source })),
+        };
+        self.finish(context, op, result);
+    }
+
+    /// Answers a change and starts the next one of its key.
+    pub(super) fn finish(
+        &mut self,
+        context: &mut Context<'_>,
+        op: usize,
+        result: CompletionResult,
+    ) {
+        let ended = self.ops.remove(op);
+        if let Some(location) = ended.location {
+            self.segments
+                .get_mut(location.segment_idx)
+                .settled(location.offset);
+        }
+        if let Some(page) = ended.frame {
+            self.journal.settled(page);
+        }
+        let io = self.io_times(context, ended.work.reply(), &ended.times);
+        let (to, location) = (ended.work.reply().to.clone(), ended.location);
+        context.effects.answers.push(Answer {
+            to,
+            result,
+            io,
+            location,
+        });
+        let hash = ended.work.hash().0;
+        let Some(chain) = self.chains.get_mut(&hash) else {
+            return;
+        };
+        chain.pop_front();
+        match chain.front().copied() {
+            Some(next) => self.ready.push_back(next),
+            None => {
+                self.chains.remove(&hash);
+            }
+        }
+    }
+
+    pub(super) fn io_times(&self, context: &Context<'_>, reply: &Reply, times: &Times) -> IoTimes {
+        let since = |to: Tick, from: Tick| to.0.saturating_sub(from.0);
+        IoTimes {
+            lease_wait_ns: times.lease_wait_ns,
+            queue_ns: times
+                .last
+                .map(|(submitted, _)| since(submitted, reply.accepted)),
+            device_ns: times
+                .last
+                .map(|(submitted, completed)| since(completed, submitted)),
+            complete_ns: times
+                .last
+                .map(|(_, completed)| since(context.now, completed)),
+            io_count: times.io_count,
+            drive: times.last.map(|_| self.drive_idx()),
+            first_start: times.first_start,
+        }
+    }
+
+    pub(super) fn ticket_failed(
+        &mut self,
+        context: &mut Context<'_>,
+        ticket: Ticket,
+        why: &io::Error,
+    ) {
+        match ticket {
+            Ticket::Op(op) => self.fail_op(context, op, why),
+            Ticket::Free(_) => {}
+        }
+    }
+}
