@@ -17,6 +17,8 @@ use memkv_telemetry::EngineMetrics;
 
 mod drives;
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod fault_tests;
 mod get;
 #[cfg(test)]
@@ -31,6 +33,8 @@ mod open;
 mod outside;
 mod put;
 mod shared;
+#[cfg(test)]
+mod step_tests;
 #[cfg(test)]
 mod stress_tests;
 mod tables;

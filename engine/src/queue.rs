@@ -84,6 +84,11 @@ impl CompletionQueue {
 }
 
 impl CompletionSender {
+    #[cfg(test)]
+    pub(crate) fn new(to: Arc<dyn Complete>) -> Self {
+        Self(to)
+    }
+
     /// Hands one completion over.
     pub(crate) fn push(&self, completion: Completion) {
         self.0.complete(completion);

@@ -28,6 +28,9 @@ pub(super) struct ReadJob {
     namespace: u32,
     key: Box<[u8]>,
     location: Location,
+    /// Of the segment when the read began: it may be reclaimed meanwhile, but is not written to
+    /// before the read ends.
+    generation: u32,
     /// Bytes to read, from the entry's start.
     len: usize,
     /// What the table says of an extent.
@@ -98,6 +101,7 @@ impl DriveLog {
             namespace: work.namespace,
             key: work.key,
             location,
+            generation: self.segments.get(location.segment_idx).generation,
             len,
             extent,
             waiters: vec![work.reply],
@@ -242,7 +246,7 @@ impl DriveLog {
             );
         }
         let within = read.location.offset as usize % PAGE;
-        let generation = self.segments.get(read.location.segment_idx).generation;
+        let generation = read.generation;
         let pieces: Vec<u8>;
         let bytes = match memory.contiguous() {
             Some(bytes) => bytes,
@@ -365,6 +369,7 @@ impl DriveLog {
             namespace: extent.namespace,
             key: extent.key.clone(),
             location,
+            generation: self.segments.get(location.segment_idx).generation,
             len: page_up(extent.len) as usize,
             extent: Some(extent),
             waiters: vec![work.reply],
