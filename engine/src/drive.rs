@@ -1,6 +1,8 @@
 //! Drives: a file or a device each, with a thread of its own that owns its ring and its log.
 
 pub(crate) mod blocking;
+#[cfg(test)]
+pub(crate) mod faulty;
 pub(crate) mod inbox;
 pub(crate) mod media;
 #[expect(
@@ -62,6 +64,8 @@ pub(crate) struct IoDone {
 pub(crate) enum Backend {
     Ring(Box<ring::Ring>),
     Blocking(blocking::Blocking),
+    #[cfg(test)]
+    Faulty(Box<Backend>, std::sync::Arc<faulty::Faults>),
 }
 
 impl Backend {
@@ -70,6 +74,8 @@ impl Backend {
         match self {
             Self::Ring(ring) => ring.push(io),
             Self::Blocking(blocking) => blocking.push(io),
+            #[cfg(test)]
+            Self::Faulty(backend, _) => backend.push(io),
         }
     }
 
@@ -83,6 +89,11 @@ impl Backend {
         match self {
             Self::Ring(ring) => ring.wait(timeout, done),
             Self::Blocking(blocking) => blocking.wait(timeout, done),
+            #[cfg(test)]
+            Self::Faulty(backend, faults) => {
+                backend.wait(timeout, done)?;
+                faults.wait(done)
+            }
         }
     }
 
@@ -91,6 +102,8 @@ impl Backend {
         match self {
             Self::Ring(ring) => ring.in_flight(),
             Self::Blocking(blocking) => blocking.in_flight(),
+            #[cfg(test)]
+            Self::Faulty(backend, _) => backend.in_flight(),
         }
     }
 }

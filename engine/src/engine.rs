@@ -26,6 +26,8 @@ pub(crate) mod harness;
 pub(crate) mod inspect;
 #[cfg(test)]
 mod kill_tests;
+#[cfg(test)]
+mod loss_tests;
 mod memory;
 #[cfg(test)]
 mod model_tests;

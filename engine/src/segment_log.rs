@@ -221,6 +221,7 @@ impl DriveLog {
             Event::Granted(grant) => self.granted(context, grant),
             Event::Io(done) => self.io_done(context, done),
             Event::Idle => self.idle(context),
+            Event::Lost(why) => self.abandon(context, why),
             Event::Shutdown => {
                 self.shutdown = true;
                 self.checkpoint_wanted = true;
@@ -232,11 +233,6 @@ impl DriveLog {
     pub(crate) fn finished(&self) -> bool {
         let quiet = self.ops.is_empty() && self.reads.is_empty() && self.purposes.is_empty();
         self.shutdown && quiet && (self.closed || self.down)
-    }
-
-    /// Takes nothing any more: changes fail, reads miss.
-    pub(crate) fn close(&mut self) {
-        self.down = true;
     }
 
     /// When the log next wants to be stepped, if nothing happens.
@@ -263,6 +259,7 @@ impl DriveLog {
 
     /// Sends off what was gathered.
     fn idle(&mut self, context: &mut Context<'_>) {
+        self.counts.errors = self.superblock.media_errors;
         if self.down {
             self.fail_all(context);
             return;
@@ -277,7 +274,6 @@ impl DriveLog {
         self.send_frame(context);
         self.counts.used_bytes = self.segments.used_bytes;
         self.counts.journal_fill = self.journal.ring.fill();
-        self.counts.errors = self.superblock.media_errors;
         self.counts.free_segments = self.segments.free.len() as u64;
     }
 

@@ -56,42 +56,64 @@ impl Wake {
     }
 }
 
-/// A bounded queue into a drive's thread.
+/// A bounded queue into a drive's thread, until that closes it.
 pub(crate) struct Inbox<T> {
-    waiting: Mutex<Vec<T>>,
+    waiting: Mutex<Waiting<T>>,
     bound: usize,
     wake: Arc<Wake>,
+}
+
+struct Waiting<T> {
+    events: Vec<T>,
+    closed: bool,
 }
 
 impl<T> Inbox<T> {
     pub(crate) fn new(bound: usize, wake: Arc<Wake>) -> Self {
         Self {
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Waiting {
+                events: Vec::new(),
+                closed: false,
+            }),
             bound,
             wake,
         }
     }
 
-    /// Adds an event of a caller, or gives it back when too many wait.
+    /// Adds an event of a caller, or gives it back when too many wait or it is closed.
     pub(crate) fn offer(&self, event: T) -> Result<(), T> {
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= self.bound {
+        if waiting.closed || waiting.events.len() >= self.bound {
             return Err(event);
         }
-        waiting.push(event);
+        waiting.events.push(event);
         drop(waiting);
         self.wake.signal();
         Ok(())
     }
 
-    /// Adds an event of the engine itself, which is bounded by what callers have in flight.
-    pub(crate) fn push(&self, event: T) {
-        self.waiting.lock().push(event);
+    /// Adds an event of the engine itself, which is bounded by what callers have in flight; gives
+    /// it back when it is closed.
+    pub(crate) fn push(&self, event: T) -> Result<(), T> {
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Err(event);
+        }
+        waiting.events.push(event);
+        drop(waiting);
         self.wake.signal();
+        Ok(())
     }
 
     /// Takes everything.
     pub(crate) fn take(&self, out: &mut Vec<T>) {
-        out.append(&mut self.waiting.lock());
+        out.append(&mut self.waiting.lock().events);
+    }
+
+    /// Takes everything, and nothing from now on: who adds something hears that nobody listens.
+    pub(crate) fn close(&self, out: &mut Vec<T>) {
+        let mut waiting = self.waiting.lock();
+        waiting.closed = true;
+        out.append(&mut waiting.events);
     }
 }

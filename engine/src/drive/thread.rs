@@ -43,71 +43,75 @@ pub(crate) struct DriveThread {
 impl DriveThread {
     /// Runs until the log has finished.
     pub(crate) fn run(mut self) {
-        let mut backend = match self.backend() {
-            Ok(backend) => backend,
-            Err(why) => {
-                tracing::error!(%why, "drive has no i/o backend; it serves nothing until a restart");
-                *self.handle.why_down.lock() = format!("no i/o backend: {why}");
-                self.media.unlock();
-                self.shared.tables.drives.lost(self.idx);
-                return;
-            }
-        };
-        self.metrics.set_up(true);
-        let (mut events, mut done) = (Vec::new(), Vec::new());
         let mut effects = Effects::default();
-        loop {
-            self.handle.inbox.take(&mut events);
-            self.count(&done, backend.in_flight());
-            let ended = done.drain(..).map(Event::Io);
-            for event in ended.chain(events.drain(..)).chain([Event::Idle]) {
-                let mut context = Context {
-                    tables: &self.shared.tables,
-                    now: now(),
-                    unix_ms: unix_ms(),
-                    effects: &mut effects,
-                };
-                self.log.step(&mut context, event);
+        match self.backend() {
+            Ok(mut backend) => {
+                self.metrics.set_up(true);
+                let lost = self.serve(&mut backend, &mut effects).err();
+                self.end(
+                    &mut effects,
+                    lost.map(|why| format!("the ring failed: {why}")),
+                );
             }
-            let more = self.deliver(&mut effects, &mut backend);
-            *self.handle.counts.lock() = self.log.counts;
-            self.metrics
-                .set_space(self.log.counts.used_bytes, self.log.capacity_bytes());
-            if self.log.finished() && backend.in_flight() == 0 {
-                break;
-            }
-            let timeout = if more { Duration::ZERO } else { self.timeout() };
-            if let Err(why) = backend.wait(timeout, &mut done) {
-                tracing::error!(drive = self.idx, error = %why, "the ring failed");
-                *self.handle.why_down.lock() = format!("the ring failed: {why}");
-                break;
-            }
+            Err(why) => self.end(&mut effects, Some(format!("no i/o backend: {why}"))),
         }
-        self.shared.tables.drives.lost(self.idx);
-        self.metrics.set_up(false);
-        self.refuse_the_rest(&mut effects, &mut backend);
-        drop(backend);
         // The kernel takes a ring apart in its own time and keeps the file open meanwhile, so
         // the lock is given back by hand.
         self.media.unlock();
     }
 
-    /// Answers what came while the thread was about to end.
-    fn refuse_the_rest(&mut self, effects: &mut Effects, backend: &mut Backend) {
-        let mut events = Vec::new();
-        self.log.close();
-        self.handle.inbox.take(&mut events);
-        for event in events.into_iter().chain([Event::Idle]) {
-            let (now, unix_ms) = (now(), unix_ms());
-            let mut context = Context {
-                tables: &self.shared.tables,
-                now,
-                unix_ms,
-                effects,
-            };
-            self.log.step(&mut context, event);
+    /// Steps the log and does its I/O until it has finished; fails where no I/O can be done.
+    fn serve(&mut self, backend: &mut Backend, effects: &mut Effects) -> std::io::Result<()> {
+        let (mut events, mut done) = (Vec::new(), Vec::new());
+        loop {
+            self.handle.inbox.take(&mut events);
+            self.count(&done, backend.in_flight());
+            let ended = done.drain(..).map(Event::Io);
+            for event in ended.chain(events.drain(..)).chain([Event::Idle]) {
+                self.step(event, effects);
+            }
+            let more = self.deliver(effects, backend);
+            *self.handle.counts.lock() = self.log.counts;
+            self.metrics
+                .set_space(self.log.counts.used_bytes, self.log.capacity_bytes());
+            if self.log.finished() && backend.in_flight() == 0 {
+                return Ok(());
+            }
+            let timeout = if more { Duration::ZERO } else { self.timeout() };
+            backend.wait(timeout, &mut done)?;
         }
-        self.deliver(effects, backend);
+    }
+
+    fn step(&mut self, event: Event, effects: &mut Effects) {
+        let mut context = Context {
+            tables: &self.shared.tables,
+            now: now(),
+            unix_ms: unix_ms(),
+            effects,
+        };
+        self.log.step(&mut context, event);
+    }
+
+    /// Takes the drive out and answers all that waits for it: what is in flight, where it was lost,
+    /// and what is in the inbox. Nothing comes into that afterwards.
+    fn end(&mut self, effects: &mut Effects, lost: Option<String>) {
+        self.shared.tables.drives.lost(self.idx);
+        self.metrics.set_up(false);
+        let mut events = Vec::new();
+        self.handle.inbox.close(&mut events);
+        if let Some(why) = &lost {
+            *self.handle.why_down.lock() = why.clone();
+        }
+        let why = lost.unwrap_or_else(|| "the engine has stopped".into());
+        for event in [Event::Lost(why)]
+            .into_iter()
+            .chain(events)
+            .chain([Event::Idle])
+        {
+            self.step(event, effects);
+        }
+        effects.ios.clear();
+        self.shared.carry_out(self.idx, effects);
     }
 
     /// Counts what ended.
@@ -163,7 +167,21 @@ impl DriveThread {
         Duration::from_nanos(left.max(1)).min(SLEEP_MAX)
     }
 
+    #[cfg(test)]
     fn backend(&mut self) -> std::io::Result<Backend> {
+        let Some(faults) = super::faulty::Faults::of(&self.media.path) else {
+            return self.real_backend();
+        };
+        faults.start()?;
+        Ok(Backend::Faulty(Box::new(self.real_backend()?), faults))
+    }
+
+    #[cfg(not(test))]
+    fn backend(&mut self) -> std::io::Result<Backend> {
+        self.real_backend()
+    }
+
+    fn real_backend(&mut self) -> std::io::Result<Backend> {
         let file = self.media.file.try_clone()?;
         let mut findings = Vec::new();
         let pools = [&self.shared.tables.pool, &self.buffers];

@@ -38,9 +38,10 @@ impl Outside for Drives {
         }
     }
 
-    fn post(&self, drive: u8, event: Event) {
-        if let Some(Ok(drive)) = self.list.get(usize::from(drive)) {
-            drive.inbox.push(event);
+    fn post(&self, drive: u8, event: Event) -> Result<(), Event> {
+        match self.list.get(usize::from(drive)) {
+            Some(Ok(drive)) => drive.inbox.push(event),
+            _ => Err(event),
         }
     }
 }
@@ -115,7 +116,8 @@ impl Drives {
     /// Tells the drives to finish.
     pub(super) fn stop(&self) {
         for drive in self.list.iter().flatten() {
-            drive.inbox.push(Event::Shutdown);
+            // One that has ended needn't be told.
+            let _ = drive.inbox.push(Event::Shutdown);
         }
     }
 

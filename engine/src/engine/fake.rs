@@ -43,12 +43,12 @@ impl Outside for FakeOutside {
     }
 
     fn offer(&self, drive: u8, event: Event) -> Result<(), Event> {
-        self.post(drive, event);
-        Ok(())
+        self.post(drive, event)
     }
 
-    fn post(&self, drive: u8, event: Event) {
+    fn post(&self, drive: u8, event: Event) -> Result<(), Event> {
         self.events.lock().push_back((drive, event));
+        Ok(())
     }
 }
 

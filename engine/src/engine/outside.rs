@@ -17,9 +17,11 @@ pub(crate) trait Outside: Send + Sync {
     /// Wall-clock milliseconds, for expiry.
     fn unix_ms(&self) -> u64;
 
-    /// An event of a caller for a drive's log; comes back when too many wait.
+    /// An event of a caller for a drive's log; comes back when too many wait, or when nobody
+    /// listens any more.
     fn offer(&self, drive: u8, event: Event) -> Result<(), Event>;
 
-    /// An event of the engine itself, which what callers have in flight bounds.
-    fn post(&self, drive: u8, event: Event);
+    /// An event of the engine itself, which what callers have in flight bounds; comes back when
+    /// nobody listens any more.
+    fn post(&self, drive: u8, event: Event) -> Result<(), Event>;
 }

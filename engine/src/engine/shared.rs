@@ -1,14 +1,17 @@
 //! What all callers of an engine and its drives share: the tables, who waits, what is streamed.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::memory::MemoryStore;
 use super::wait::{DriveSink, WaitingList};
 use super::{Outside, Tables};
-use crate::error::PutError;
+use crate::api::{CompletionResult, DriveIdx, IoTimes};
+
+use crate::error::{DeleteError, PutError};
 use crate::metrics::Tick;
-use crate::segment_log::{Effects, Event, MemoryWait};
+use crate::segment_log::{Answer, Effects, Event, MemoryWait};
 use crate::slab::{Grant, Leased, Waiter};
 use crate::stream::StreamBudget;
 
@@ -62,9 +65,39 @@ impl Shared {
         self.outside.offer(drive, event)
     }
 
-    /// An event of the engine itself for a drive.
+    /// An event of the engine itself for a drive. Where nobody listens any more it is answered at
+    /// once, as the log of a drive that was taken out would.
     pub(crate) fn post(&self, drive: u8, event: Event) {
-        self.outside.post(drive, event);
+        let Err(refused) = self.outside.post(drive, event) else {
+            return;
+        };
+        let source = io::Error::other("the drive was taken out");
+        let idx = DriveIdx(drive.into());
+        let (to, result) = match refused {
+            Event::Put(work) => {
+                let error = PutError::Io { drive: idx, source };
+                (work.reply.to, CompletionResult::Committed(Err(error)))
+            }
+            Event::Delete(work) => {
+                let error = DeleteError::Io { drive: idx, source };
+                (work.reply.to, CompletionResult::Deleted(Err(error)))
+            }
+            Event::Read(work) => (work.reply.to, CompletionResult::Got(Ok(None))),
+            Event::ReadPart(work) => (work.reply.to, CompletionResult::Got(Ok(None))),
+            Event::Scan(mut job) => {
+                job.left.retain(|location| location.drive_idx != drive);
+                return job.go_on(self);
+            }
+            _ => return,
+        };
+        let io = IoTimes::default();
+        let answer = Answer {
+            to,
+            result,
+            io,
+            location: None,
+        };
+        answer.deliver();
     }
 
     /// As [`post`](Self::post); false if the drive doesn't serve.

@@ -6,7 +6,7 @@ use std::io;
 use super::commit::Ticket;
 use super::{Answer, Context, DriveLog, Purpose, Reply, Times, Work};
 use crate::api::{CompletionResult, IoTimes};
-use crate::error::{DeleteError, PutError};
+use crate::error::{DeleteError, GetError, PutError};
 use crate::metrics::Tick;
 
 impl DriveLog {
@@ -40,6 +40,30 @@ impl DriveLog {
         self.down = true;
         self.superblock.blacklisted = self.config.blacklist;
         context.effects.down = Some(why);
+    }
+
+    /// Ends everything, also what is in flight: no completion will come.
+    pub(super) fn abandon(&mut self, context: &mut Context<'_>, why: String) {
+        let purposes = std::mem::take(&mut self.purposes);
+        if !self.down {
+            tracing::error!(drive = self.config.drive, why, "drive is lost");
+            self.down = true;
+            context.effects.down = Some(why.clone());
+        }
+        self.checkpoint = None;
+        self.fail_all(context);
+        let reads: Vec<usize> = self.reads.iter().map(|(job, _)| job).collect();
+        for job in reads {
+            self.end_read(context, job, |drive| {
+                let source = io::Error::other(why.clone());
+                Err(GetError::Io { drive, source })
+            });
+        }
+        for (_, purpose) in purposes {
+            if let Purpose::Scan(job) = purpose {
+                self.scan(context, *job);
+            }
+        }
     }
 
     /// Fails what isn't in the kernel's hands.

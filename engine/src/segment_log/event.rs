@@ -124,6 +124,8 @@ pub(crate) enum Event {
     Idle,
     /// Finish, write a checkpoint, stop.
     Shutdown,
+    /// Nothing does this drive's I/O any more, and what is in flight won't be heard of. Why.
+    Lost(String),
 }
 
 /// Memory of the pool that a read needs, and the hot tier couldn't spare.

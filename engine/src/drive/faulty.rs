@@ -1,0 +1,60 @@
+//! A backend that fails when a test wants it to.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::IoDone;
+
+/// What is to fail on one drive, from now on.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// The backend can't start.
+    pub(crate) start: AtomicBool,
+    /// Every I/O ends with EIO.
+    pub(crate) io: AtomicBool,
+    /// The backend itself fails, with I/O in flight.
+    pub(crate) backend: AtomicBool,
+}
+
+/// By path: a drive's thread finds its faults where the test has put them.
+static PLANNED: Mutex<BTreeMap<PathBuf, Arc<Faults>>> = Mutex::new(BTreeMap::new());
+
+impl Faults {
+    /// The faults of a drive; none yet.
+    pub(crate) fn plan(path: &Path) -> Arc<Self> {
+        let faults = Arc::new(Self::default());
+        PLANNED.lock().insert(path.into(), faults.clone());
+        faults
+    }
+
+    pub(super) fn of(path: &Path) -> Option<Arc<Self>> {
+        PLANNED.lock().get(path).cloned()
+    }
+
+    pub(super) fn start(&self) -> io::Result<()> {
+        fails(&self.start)
+    }
+
+    /// Spoils what has just ended.
+    pub(super) fn wait(&self, done: &mut [IoDone]) -> io::Result<()> {
+        fails(&self.backend)?;
+        for io in done {
+            if io.result.is_ok() {
+                io.result = fails(&self.io);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fails(fault: &AtomicBool) -> io::Result<()> {
+    match fault.load(Ordering::SeqCst) {
+        true => Err(io::Error::from_raw_os_error(libc::EIO)),
+        false => Ok(()),
+    }
+}
