@@ -440,3 +440,6 @@ fn register(uring: &IoUring, pools: &[&SlabPool], findings: &mut Vec<String>) ->
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

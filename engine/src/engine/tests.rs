@@ -419,3 +419,53 @@ fn scan_meets_every_entry_of_a_namespace() {
         stop(client);
     }
 }
+
+/// What a thread logs, as lines.
+#[derive(Clone, Default)]
+struct LogText(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+impl std::io::Write for LogText {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn memory_freed_twice_is_given_out_once_counted_and_its_place_logged_eight_times() {
+    const SLAB: usize = 256 << 10;
+    for traced in [false, true] {
+        let metrics = EngineMetrics::detached();
+        let config = EngineConfig {
+            mode: crate::Mode::Memory,
+            memory_bytes: 8 << 20,
+            slab_bytes: SLAB as u64,
+            double_free_trace: traced,
+            ..EngineConfig::default()
+        };
+        let engine = Engine::open(config, metrics.clone()).expect("opens");
+        let pool = &engine.shared.tables.pool;
+        let (free, text) = (pool.counts().free, LogText::default());
+        let writer = text.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(log.finish(), || {
+            for len in [100, SLAB] {
+                pool.free_too_often(len, 6);
+                assert_eq!(pool.counts().free, free);
+            }
+        });
+        assert_eq!((metrics.slab_double_frees(), pool.double_frees()), (12, 12));
+        let text = String::from_utf8(text.0.lock().clone()).expect("is text");
+        assert_eq!(text.matches("slab memory freed twice").count(), 12, "{text}");
+        let places: Vec<&str> = text.split(" ERROR ").collect();
+        let places = places.iter().filter(|line| line.contains("free_too_often"));
+        let traces = pool.double_free_traces();
+        let expected = if traced { 8 } else { 0 };
+        assert_eq!((places.count(), traces.len()), (expected, expected), "{text}");
+        engine.shutdown(Duration::from_secs(20)).expect("clean stop");
+    }
+}

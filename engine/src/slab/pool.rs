@@ -121,7 +121,7 @@ pub trait PoolObserver: Send + Sync {
     /// A lease was granted after waiting this long; not called for those granted at once.
     fn waited(&self, waited_ns: u64);
     /// Memory was freed that was free: a bug of ours.
-    fn freed_twice(&self) {}
+    fn freed_twice(&self);
 }
 
 /// Observes nothing: every wait is 0 ns long.
@@ -133,6 +133,7 @@ impl PoolObserver for NoObserver {
         0
     }
     fn waited(&self, _waited_ns: u64) {}
+    fn freed_twice(&self) {}
 }
 
 /// Where grants go. Called by the thread that released the memory, never under the pool's lock;

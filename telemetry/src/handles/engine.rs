@@ -73,6 +73,11 @@ impl EngineMetrics {
         self.0.slab_double_frees.add(0, 1);
     }
 
+    /// How often a slab was returned twice.
+    pub fn slab_double_frees(&self) -> u64 {
+        self.0.slab_double_frees.get(0)
+    }
+
     /// Sets how many entries the index holds.
     pub fn set_index_entries(&self, count: u64) {
         self.0.index_entries.set(0, count as i64);
@@ -102,6 +107,11 @@ impl EngineMetrics {
     /// A completion named an operation no longer in flight.
     pub fn stale_completion(&self) {
         self.0.stale_completions.add(0, 1);
+    }
+
+    /// How many completions named an operation no longer in flight.
+    pub fn stale_completions(&self) -> u64 {
+        self.0.stale_completions.get(0)
     }
 
     /// The handles of a drive; the same drive has the same ones. Beyond [`metrics::DRIVES_MAX`] drives

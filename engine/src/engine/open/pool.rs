@@ -10,7 +10,7 @@ use crate::mapping::{Mapping, MappingConfig, PagePolicy};
 use crate::metrics::now;
 use crate::slab::{PoolConfig, PoolObserver, RegionConfig, RegionTier, SlabPool};
 
-/// Tells the pool the time, and the metrics its waits.
+/// Tells the pool the time, and the metrics what it tells.
 struct PoolEyes(EngineMetrics);
 
 impl PoolObserver for PoolEyes {
@@ -20,6 +20,10 @@ impl PoolObserver for PoolEyes {
 
     fn waited(&self, waited_ns: u64) {
         self.0.slab_waited(waited_ns);
+    }
+
+    fn freed_twice(&self) {
+        self.0.slab_double_freed();
     }
 }
 

@@ -240,16 +240,27 @@ impl Shared {
         }
     }
 
+    /// Says it in the log, with the place of the second return as far as tracing goes: the first
+    /// few backtraces tell where, and a bug in a loop mustn't flood the log with more.
     #[cold]
     fn trace_double_free(&self) {
-        tracing::error!("slab memory freed twice; it was not given out again");
-        if !self.double_free_trace {
-            return;
+        let trace = self.double_free_trace.then(|| self.keep_trace()).flatten();
+        match trace {
+            Some(backtrace) => {
+                tracing::error!(%backtrace, "slab memory freed twice; it was not given out again");
+            }
+            None => tracing::error!("slab memory freed twice; it was not given out again"),
         }
+    }
+
+    fn keep_trace(&self) -> Option<String> {
         let mut traces = self.traces.lock();
-        if traces.len() < DOUBLE_FREE_TRACES_MAX {
-            traces.push(format!("{:?}", backtrace::Backtrace::new()));
+        if traces.len() == DOUBLE_FREE_TRACES_MAX {
+            return None;
         }
+        let trace = format!("{:?}", backtrace::Backtrace::new());
+        traces.push(trace.clone());
+        Some(trace)
     }
 }
 
