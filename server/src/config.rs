@@ -52,6 +52,7 @@ pub struct Config {
     pub logging: Logging,
     effective: Vec<Effective>,
     warnings: Vec<String>,
+    unknown_keys: usize,
 }
 
 /// Listeners and authentication.
@@ -360,6 +361,11 @@ impl Config {
     /// What is odd without being wrong, in sentences, for the log.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// How many keys of the file mean nothing and were let through on request.
+    pub fn unknown_keys(&self) -> usize {
+        self.unknown_keys
     }
 
     /// The keys to authenticate with; makes the development key under `home` where it is needed and

@@ -84,6 +84,7 @@ impl Shared {
     ) -> Arc<Self> {
         let metrics = telemetry.server_metrics();
         let engine_metrics = telemetry.engine_metrics();
+        metrics.set_config_unknown_keys(config.unknown_keys() as u64);
         let node_id = config
             .network
             .node_id

@@ -92,6 +92,7 @@ pub(super) fn check(
             logging,
             effective: checker.effective,
             warnings: checker.warnings,
+            unknown_keys: loaded.warnings.len(),
         }),
         _ => Err(Problems(checker.problems)),
     }
