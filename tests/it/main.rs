@@ -3,6 +3,7 @@
 
 mod client;
 mod collector;
+mod emitted;
 mod faults;
 mod prometheus;
 mod server;

@@ -100,6 +100,10 @@ pub struct Setup {
     pub storage: Vec<String>,
     /// More lines of the `network` section.
     pub network: Vec<String>,
+    /// More sections, whole.
+    pub sections: String,
+    /// More arguments of `memkv start`.
+    pub arguments: Vec<String>,
     /// The shared key, in hexadecimal digits.
     pub auth_key: String,
     /// `address:port`.
@@ -119,6 +123,8 @@ impl Setup {
             pool: "64 MiB".into(),
             storage: Vec::new(),
             network: Vec::new(),
+            sections: String::new(),
+            arguments: Vec::new(),
             auth_key: key_hex(&KEY),
             address: "127.0.0.1:0".into(),
             allowed: vec!["huge pages".into()],
@@ -173,13 +179,14 @@ impl Setup {
         };
         format!(
             "network:\n  address: {}\n  auth_key: {}\n{}memory:\n  max_size: {}\nrdma:\n  enabled: false\n\
-             storage:\n  mode: file\n{}  drives:\n{}",
+             storage:\n  mode: file\n{}  drives:\n{}{}",
             self.address,
             self.auth_key,
             lines(&self.network),
             self.pool,
             lines(&self.storage),
             self.drives.iter().map(drive).collect::<String>(),
+            self.sections,
         )
     }
 
@@ -206,7 +213,8 @@ impl Setup {
     /// How it ended, if it didn't come up.
     pub fn try_start(&self) -> Result<Program, Refused> {
         self.write();
-        let start = ["start", "--config", "memkv.yaml"];
+        let mut start = vec!["start", "--config", "memkv.yaml"];
+        start.extend(self.arguments.iter().map(String::as_str));
         let mut command = match self.wrapper.split_first() {
             None => command(&self.home, &start),
             Some((program, arguments)) => {
