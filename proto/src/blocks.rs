@@ -95,6 +95,9 @@ pub struct ReplyBlocks {
     pub span_id: Option<[u8; 8]>,
     /// Where the time went, if the request asked for it.
     pub stages: Option<StageSummary>,
+    /// Whether the server keeps its span although nothing may have sampled it: the client should keep its
+    /// own, or the trace lacks its root. A flag of the frame, without bytes of its own.
+    pub is_kept: bool,
 }
 
 impl ReplyBlocks {
@@ -110,10 +113,14 @@ impl ReplyBlocks {
         Flags::REPLY
             .with_if(Flags::SPAN, self.span_id.is_some())
             .with_if(Flags::STAGES, self.stages.is_some())
+            .with_if(Flags::KEPT, self.is_kept)
     }
 
     pub(crate) fn read(flags: Flags, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let mut blocks = ReplyBlocks::default();
+        let mut blocks = ReplyBlocks {
+            is_kept: flags.contains(Flags::KEPT),
+            ..ReplyBlocks::default()
+        };
         if flags.contains(Flags::SPAN) {
             blocks.span_id = Some(reader.array("span id")?);
         }

@@ -46,10 +46,16 @@ impl Flags {
     pub const WANT_STAGES: Flags = Flags(1 << 6);
     /// Request: an active probe, to be kept out of the users' metrics.
     pub const PROBE: Flags = Flags(1 << 7);
+    /// Reply: the server keeps its span of this request whatever was sampled, as it was slow or failed.
+    pub const KEPT: Flags = Flags(1 << 8);
 
     const REQUEST_ALL: u16 = Self::TRACE.0 | Self::WANT_STAGES.0 | Self::PROBE.0;
-    const REPLY_ALL: u16 =
-        Self::REPLY.0 | Self::MORE.0 | Self::FAILED.0 | Self::SPAN.0 | Self::STAGES.0;
+    const REPLY_ALL: u16 = Self::REPLY.0
+        | Self::MORE.0
+        | Self::FAILED.0
+        | Self::SPAN.0
+        | Self::STAGES.0
+        | Self::KEPT.0;
 
     /// The bits as they are on the wire.
     pub const fn bits(self) -> u16 {
@@ -83,7 +89,7 @@ impl std::ops::BitOr for Flags {
 
 impl std::fmt::Debug for Flags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const NAMES: [&str; 8] = [
+        const NAMES: [&str; 9] = [
             "REPLY",
             "MORE",
             "FAILED",
@@ -92,6 +98,7 @@ impl std::fmt::Debug for Flags {
             "STAGES",
             "WANT_STAGES",
             "PROBE",
+            "KEPT",
         ];
         let set = NAMES
             .iter()

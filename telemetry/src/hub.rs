@@ -22,7 +22,7 @@ use crate::labels::LogLevel;
 use crate::metrics;
 use crate::otlp::{self, ExportCounts, MetricShape, MetricWorker, OtlpError, Worker};
 use crate::recorder::{Recorder, Recorders};
-use crate::slow::{SlowOps, SlowRing};
+use crate::slow::{SlowOps, SlowPolicy, SlowRing};
 use crate::snapshot::{Cells, Exemplar, Family, Histograms};
 use crate::span::{Kept, SpanShape, spans};
 use crate::timeline::Role;
@@ -127,6 +127,11 @@ impl Telemetry {
     /// Runs `refresh` before each scrape: for gauges that are cheaper to look up than to keep current.
     pub fn before_scrape(&self, refresh: impl Fn() + Send + Sync + 'static) {
         self.0.before_scrape.lock().push(Box::new(refresh));
+    }
+
+    /// From when on an op is slow.
+    pub fn slow_policy(&self) -> &SlowPolicy {
+        &self.0.config.slow
     }
 
     /// Changes the share of operations without a caller's trace that start a sampled one.

@@ -4,16 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use memkv_client::{Attrs, Client, Condition};
-use memkv_telemetry::{OtlpConfig, Role, SlowOp, Telemetry, TelemetryConfig};
+use memkv_telemetry::{
+    OtlpConfig, Role, SlowOp, SlowPolicy, SpanDecision, Telemetry, TelemetryConfig,
+};
 use memkv_tests::collector::{Collector, Span};
 use memkv_tests::load;
 use memkv_tests::poll::until;
 use memkv_tests::server::{Builder, TestServer};
 
-/// A client that samples `ratio` of its calls and sends its spans to the collector.
+/// A client that samples `ratio` of its calls, finds none slow by itself, and sends its spans to the
+/// collector.
 fn traced_client(server: &TestServer, collector: &Collector, ratio: f64) -> (Client, Telemetry) {
     let mut config = TelemetryConfig::new(Role::Client, "test");
     config.sample_ratio = ratio;
+    config.slow = SlowPolicy {
+        base: Duration::from_secs(600),
+        times_median: None,
+        ..config.slow
+    };
     config.otlp = Some(OtlpConfig::new(collector.endpoint()));
     let telemetry = Telemetry::new(config).expect("telemetry starts");
     let config = load::config(server.address());
@@ -132,28 +140,42 @@ fn every_measured_stage_is_a_child_of_the_server_span() {
 }
 
 #[test]
-fn slow_ops_are_traced_even_at_ratio_0() {
+fn slow_ops_are_traced_at_both_ends_even_at_ratio_0() {
     let Some(collector) = Collector::start() else {
         return;
     };
     let server = traced_server(&collector, ALL_SLOW);
-    let (client, _telemetry) = traced_client(&server, &collector, 0.0);
+    let (client, telemetry) = traced_client(&server, &collector, 0.0);
     let ops = one_of_each(&client);
-    let spans = collector.wait_for("each op's server span arrives", |spans| {
-        let from_server: Vec<Span> = spans
-            .iter()
-            .filter(|span| span.is_server())
-            .cloned()
-            .collect();
-        (from_server.len() >= ops).then_some(from_server)
+    telemetry.shutdown(Duration::from_secs(10));
+    let by_hint = telemetry.spans(SpanDecision::Server);
+    assert_eq!(by_hint, ops as u64, "the client keeps what the server says it keeps");
+
+    let spans = collector.wait_for("both spans of each op arrive", |spans| {
+        let count = |is: fn(&Span) -> bool| spans.iter().filter(|span| is(span)).count();
+        (count(Span::is_server) >= ops && count(Span::is_client) >= ops).then(|| spans.to_vec())
     });
-    let traces: BTreeSet<&str> = spans.iter().map(|span| span.trace_id.as_str()).collect();
-    assert_eq!((spans.len(), traces.len()), (ops, ops));
-    let has_parent = spans.iter().all(|span| !span.parent_id.is_empty());
-    assert!(
-        has_parent,
-        "the caller's trace goes on although it wasn't sampled: {spans:#?}"
-    );
+    let traces = by_trace(&spans);
+    assert_eq!(traces.len(), ops);
+    for trace in traces.values() {
+        let from_client = only(trace, Span::is_client);
+        assert_eq!(only(trace, Span::is_server).parent_id, from_client.span_id);
+        assert_eq!(from_client.parent_id, "");
+    }
+}
+
+#[test]
+fn nothing_is_traced_at_either_end_at_ratio_0_where_nothing_is_slow() {
+    let Some(collector) = Collector::start() else {
+        return;
+    };
+    let server = traced_server(&collector, NONE_SLOW);
+    let (client, telemetry) = traced_client(&server, &collector, 0.0);
+    one_of_each(&client);
+    telemetry.shutdown(Duration::from_secs(10));
+    server.stop();
+    assert_eq!(telemetry.spans(SpanDecision::Server), 0);
+    assert_eq!(collector.spans(), []);
 }
 
 #[test]

@@ -63,9 +63,12 @@ fn an_outcome() -> impl Strategy<Value = Outcome> {
 }
 
 fn some_blocks() -> impl Strategy<Value = ReplyBlocks> {
-    any::<(Option<[u8; 8]>, Option<[u32; 10]>)>().prop_map(|(span_id, ns)| ReplyBlocks {
-        span_id,
-        stages: ns.map(StageSummary),
+    any::<(Option<[u8; 8]>, Option<[u32; 10]>, bool)>().prop_map(|(span_id, ns, is_kept)| {
+        ReplyBlocks {
+            span_id,
+            stages: ns.map(StageSummary),
+            is_kept,
+        }
     })
 }
 

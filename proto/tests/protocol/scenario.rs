@@ -200,6 +200,7 @@ pub(crate) fn replies() -> Vec<(&'static str, FrameHead, Vec<u8>)> {
     let full = ReplyBlocks {
         span_id: Some([0xc3; 8]),
         stages: Some(stages),
+        is_kept: false,
     };
     let none = ReplyBlocks::default();
     let outcomes = [
@@ -258,6 +259,14 @@ pub(crate) fn replies() -> Vec<(&'static str, FrameHead, Vec<u8>)> {
             detail: "pool is full",
         };
         reply::encode_failed(out, OpCode::Put, &full, &failure)
+    });
+    add("kept", &|out| {
+        let kept = ReplyBlocks {
+            span_id: Some([0xd4; 8]),
+            is_kept: true,
+            ..none
+        };
+        reply::encode_outcomes(out, OpCode::Delete, &kept, 0, outcomes).unwrap()
     });
     all
 }

@@ -181,9 +181,11 @@ impl Connection {
             summary
         });
         let traced = request.flags.contains(Flags::TRACE);
+        let slow = self.thread.shared.telemetry().slow_policy();
         ReplyBlocks {
             span_id: traced.then_some(request.timeline.span_id),
             stages,
+            is_kept: traced && request.timeline.is_kept_hint(slow, clock::now()),
         }
     }
 

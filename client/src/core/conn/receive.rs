@@ -191,6 +191,9 @@ impl<M: FrameMac> Conn<M> {
         match (op, reply) {
             (Some(op), reply) => {
                 op.reply_span = blocks.span_id.or(op.reply_span);
+                if let Some(timeline) = op.timeline.as_mut().filter(|_| blocks.is_kept) {
+                    timeline.is_kept_by_server = true;
+                }
                 if head.op != op.code {
                     return Err(violation("reply of another op than the request's"));
                 }
