@@ -91,12 +91,17 @@ impl Router {
         best
     }
 
-    /// Notes what a server calls itself. True when this is a disagreement not noted before, to be logged once.
+    /// Whether a server that calls itself so isn't the node that its keys are placed by.
     ///
     /// An empty announcement is a server without a configured id: nothing to compare.
+    pub fn is_other(&self, node_idx: usize, announced: &str) -> bool {
+        !announced.is_empty() && announced != self.nodes[node_idx].identity
+    }
+
+    /// Notes what a server calls itself. True when this is a disagreement not noted before, to be logged once.
     pub fn announced(&self, node_idx: usize, announced: &str) -> bool {
         let node = &self.nodes[node_idx];
-        if announced.is_empty() || announced == node.identity {
+        if !self.is_other(node_idx, announced) {
             return false;
         }
         let mut mismatches = self.mismatches.lock();

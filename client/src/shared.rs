@@ -204,6 +204,8 @@ impl Shared {
                 } => {
                     let name = &self.names[server];
                     debug!(server = %name, node_id, clock_skew_ns, took_us = took.as_micros() as u64, "connected");
+                    let is_other = self.router.is_other(server, &node_id);
+                    self.meter.metrics().set_identity_mismatch(server, is_other);
                     if self.router.announced(server, &node_id) {
                         let expected = &self.router.nodes()[server].identity;
                         warn!(

@@ -378,12 +378,6 @@ closed! {
     RetryReason {
         /// The connection was lost.
         Connection = "connection",
-        /// The server was busy.
-        Busy = "busy",
-        /// The server is draining.
-        Draining = "draining",
-        /// The value's checksum was wrong.
-        Checksum = "checksum",
     }
 }
 

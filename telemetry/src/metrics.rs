@@ -333,6 +333,9 @@ table! {
         .by(&[SERVER, Label::closed("state", ConnectionState::NAMES)]).of(Scope::Client);
     CLIENT_TRANSPORT_ACTIVE = Series::gauge("memkv_client_transport_active", "1 for the transport in use.")
         .by(&[TRANSPORT]).of(Scope::Client);
+    CLIENT_IDENTITY_MISMATCH = Series::gauge("memkv_client_identity_mismatch",
+        "1 where the server last said that it is another node than the one its keys are placed by.")
+        .by(&[SERVER]).of(Scope::Client);
     CLIENT_RETRIES_TOTAL = Series::counter("memkv_client_retries_total", "Reads that were sent again, by cause.")
         .by(&[Label::closed("reason", RetryReason::NAMES)]).of(Scope::Client);
 

@@ -149,7 +149,10 @@ fn slow_ops_are_traced_at_both_ends_even_at_ratio_0() {
     let ops = one_of_each(&client);
     telemetry.shutdown(Duration::from_secs(10));
     let by_hint = telemetry.spans(SpanDecision::Server);
-    assert_eq!(by_hint, ops as u64, "the client keeps what the server says it keeps");
+    assert_eq!(
+        by_hint, ops as u64,
+        "the client keeps what the server says it keeps"
+    );
 
     let spans = collector.wait_for("both spans of each op arrive", |spans| {
         let count = |is: fn(&Span) -> bool| spans.iter().filter(|span| is(span)).count();

@@ -120,7 +120,7 @@ fn put_damaged(server: SocketAddr) {
     let mut entry = wire::entry(b"damaged", b"value");
     entry.crc ^= 1;
     let mut control = Vec::new();
-    let head = encode_writes(&mut control, OpCode::Put, None, [entry].into_iter());
+    let head = encode_writes(&mut control, OpCode::Put, None, [entry]);
     let id = client.next_id();
     let head = head.expect("an encodable put").with_request_id(id);
     client.send(head, &control, b"value");
@@ -166,6 +166,8 @@ fn every_declared_series_is_written_by_what_it_tells_of() {
     setup.sections = "telemetry:\n  slow: {base_ms: 0, per_mib_ms: 0}\n  sample_ratio: 1\n  \
                       otlp_endpoint: http://127.0.0.1:9\nsurprise: 1\n"
         .to_owned();
+    // Clients expect it to be the address that they connect to.
+    setup.network.push("node_id: kv-a".to_owned());
     setup.arguments = vec!["--allow-unknown-keys".to_owned()];
     setup.allowed.push(String::new()); // What happens here is what a log complains of.
     let server = setup.start();
@@ -191,21 +193,31 @@ fn every_declared_series_is_written_by_what_it_tells_of() {
         by_client.extend(written(&telemetry.render(Format::Text)));
         missing(&by_server, &by_client)
     };
-    until("all but a drive's errors are written", Duration::from_secs(60), || {
-        let missing = scrape();
-        (missing.len() <= 1).then_some(())
-    });
+    until(
+        "all but a drive's errors are written",
+        Duration::from_secs(60),
+        || {
+            let missing = scrape();
+            (missing.len() <= 1).then_some(())
+        },
+    );
     drop((busy, strangers));
     assert_eq!(scrape(), ["memkv_drive_errors_total"]);
     // What lay on the drive is gone, so that reads of it fail.
     let drive = fs::OpenOptions::new().write(true).open(setup.media(0));
-    drive.and_then(|file| file.set_len(0)).expect("a drive's file");
+    drive
+        .and_then(|file| file.set_len(0))
+        .expect("a drive's file");
     let reader = client(server.data);
-    until("a drive's errors are written", Duration::from_secs(30), || {
-        for round in 0..200 {
-            _ = reader.get(format!("0/{round}/1").as_bytes());
-        }
-        scrape().is_empty().then_some(())
-    });
+    until(
+        "a drive's errors are written",
+        Duration::from_secs(30),
+        || {
+            for round in 0..200 {
+                _ = reader.get(format!("0/{round}/1").as_bytes());
+            }
+            scrape().is_empty().then_some(())
+        },
+    );
     server.kill();
 }

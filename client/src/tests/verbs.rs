@@ -234,6 +234,7 @@ fn a_server_of_another_name_is_a_finding_where_names_were_configured() {
         (found[0].expected.as_str(), found[0].announced.as_str()),
         ("kv-a", "kv-b")
     );
+    assert_eq!(client.metrics().identity_mismatches(), 1);
 }
 
 #[test]

@@ -53,6 +53,18 @@ pub(super) fn clients() -> Vec<Panel> {
             Q.gauge("sum", &s::CLIENT_CONNECTIONS, &["server", "state"], &[]),
         ),
         Panel::new(
+            "Servers of another identity",
+            Shape::Lines,
+            Unit::Short,
+            6,
+            "Clients to whom a server says that it is another node than the one they place its keys \
+             by: its keys are looked for in the wrong place. Check node_ids and servers.",
+        )
+        .target(
+            "{{server}}",
+            Q.gauge("sum", &s::CLIENT_IDENTITY_MISMATCH, &["server"], &[]),
+        ),
+        Panel::new(
             "Reads sent again",
             Shape::Lines,
             Unit::CountsPerSecond,

@@ -133,6 +133,18 @@ fn operations() -> Vec<Alert> {
             description: "Clients write and never hit: typically they hash keys differently when \
                           they read, or the cache is much smaller than its reuse distance.",
         },
+        Alert {
+            name: "MemkvIdentityMismatch",
+            severity: Severity::Warning,
+            expr: Q
+                .gauge("max", &s::CLIENT_IDENTITY_MISMATCH, &["server"], &[])
+                .above("0"),
+            hold: "5m",
+            summary: "{{ $labels.server }} isn't the node that {{ $labels.instance }} places its \
+                      keys by",
+            description: "Clients that place keys by another identity than others don't find what \
+                          those wrote: node_ids and the servers' network.node_id disagree.",
+        },
     ]
 }
 

@@ -451,7 +451,9 @@ fn memory_freed_twice_is_given_out_once_counted_and_its_place_logged_eight_times
         let pool = &engine.shared.tables.pool;
         let (free, text) = (pool.counts().free, LogText::default());
         let writer = text.clone();
-        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        let log = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone());
         tracing::subscriber::with_default(log.finish(), || {
             for len in [100, SLAB] {
                 pool.free_too_often(len, 6);
@@ -460,12 +462,22 @@ fn memory_freed_twice_is_given_out_once_counted_and_its_place_logged_eight_times
         });
         assert_eq!((metrics.slab_double_frees(), pool.double_frees()), (12, 12));
         let text = String::from_utf8(text.0.lock().clone()).expect("is text");
-        assert_eq!(text.matches("slab memory freed twice").count(), 12, "{text}");
+        assert_eq!(
+            text.matches("slab memory freed twice").count(),
+            12,
+            "{text}"
+        );
         let places: Vec<&str> = text.split(" ERROR ").collect();
         let places = places.iter().filter(|line| line.contains("free_too_often"));
         let traces = pool.double_free_traces();
         let expected = if traced { 8 } else { 0 };
-        assert_eq!((places.count(), traces.len()), (expected, expected), "{text}");
-        engine.shutdown(Duration::from_secs(20)).expect("clean stop");
+        assert_eq!(
+            (places.count(), traces.len()),
+            (expected, expected),
+            "{text}"
+        );
+        engine
+            .shutdown(Duration::from_secs(20))
+            .expect("clean stop");
     }
 }

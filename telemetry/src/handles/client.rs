@@ -16,6 +16,8 @@ pub struct ClientMetrics(Arc<ClientCells>);
 struct ClientCells {
     servers: Vec<Cow<'static, str>>,
     connections: Vec<[Count; ConnectionState::COUNT]>,
+    /// Per server, also those that share a label.
+    identity_mismatches: Vec<Count>,
     transport_active: Cells,
     retries: Cells,
 }
@@ -39,6 +41,7 @@ impl ClientMetrics {
         }
         ClientMetrics(Arc::new(ClientCells {
             connections: names.iter().map(|_| Default::default()).collect(),
+            identity_mismatches: servers.iter().map(|_| Count::default()).collect(),
             servers: names,
             transport_active: Cells::new(&metrics::CLIENT_TRANSPORT_ACTIVE),
             retries: Cells::new(&metrics::CLIENT_RETRIES_TOTAL),
@@ -68,6 +71,18 @@ impl ClientMetrics {
     /// How many connections to a server are in a state.
     pub fn connections(&self, server_idx: usize, state: ConnectionState) -> u64 {
         self.connection(server_idx, state).map_or(0, Count::get)
+    }
+
+    /// Sets whether a server said that it is another node than the one its keys are placed by.
+    pub fn set_identity_mismatch(&self, server_idx: usize, is_other: bool) {
+        if let Some(count) = self.0.identity_mismatches.get(server_idx) {
+            count.set(u64::from(is_other));
+        }
+    }
+
+    /// How many servers are other nodes than expected.
+    pub fn identity_mismatches(&self) -> u64 {
+        self.0.identity_mismatches.iter().map(Count::get).sum()
     }
 
     /// Sets the transport in use.
@@ -107,8 +122,25 @@ impl ClientMetrics {
                 });
             }
         }
+        let names = self.0.servers.iter().enumerate();
+        let last = self.0.servers.len().saturating_sub(1);
+        let identities = names.map(|(idx, server)| {
+            let counts = &self.0.identity_mismatches;
+            // The last label is that of all servers from there on.
+            let end = if idx == last { counts.len() } else { idx + 1 };
+            let others: u64 = counts[idx..end].iter().map(Count::get).sum();
+            Sample {
+                labels: vec![server.clone()],
+                value: Value::Number(others as f64),
+            }
+        });
+        let identities = Family {
+            series: &metrics::CLIENT_IDENTITY_MISMATCH,
+            samples: identities.collect(),
+        };
         vec![
             connections,
+            identities,
             self.0.transport_active.family(),
             self.0.retries.family(),
         ]
