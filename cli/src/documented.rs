@@ -60,6 +60,7 @@ const SERVER: &[Row] = &[
     // Ours.
     ("network.auth_key_previous", "-", KEY, HIDDEN, "MEMKV_AUTH_KEY_PREVIOUS"),
     ("network.payload_mac", "off", "required", "required", ""),
+    ("network.admin_socket", "-", "/run/memkv/admin.sock", "/run/memkv/admin.sock", ""),
     ("network.admin_token", "-", "0123456789abcdef", HIDDEN, "MEMKV_ADMIN_TOKEN"),
     ("network.node_id", "-", "kv-1", "kv-1", ""),
     ("network.threads", "8", "3", "3", ""),

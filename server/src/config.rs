@@ -70,6 +70,8 @@ pub struct Network {
     pub auth_key_previous: Option<AuthKey>,
     /// Whether values must carry a MAC.
     pub payload_mac: PayloadMac,
+    /// The admin endpoint's unix socket.
+    pub admin_socket: Option<PathBuf>,
     /// Lets remote callers use admin verbs that change something.
     pub admin_token: Option<Secret>,
     /// This server's name; `None` where nobody gave one.

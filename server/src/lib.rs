@@ -27,6 +27,7 @@ mod status;
 mod threads;
 
 pub use admin::serve::TlsError;
+pub use admin::socket::SocketError;
 pub use limits::Limits;
 pub use listen::ListenError;
 pub use observe::telemetry_of;

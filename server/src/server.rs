@@ -3,6 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +16,9 @@ use memkv_settings::dev_key::DevKeyError;
 use memkv_telemetry::{OtlpError, Telemetry};
 use tracing::{info, warn};
 
-use crate::admin;
 use crate::admin::serve::{TlsError, load_tls};
+use crate::admin::socket::{AdminSocket, SocketError};
+use crate::admin::{self, Via};
 use crate::config::{AuthKeys, Config, RdmaMode};
 use crate::limits::Limits;
 use crate::listen::{ListenError, Listeners};
@@ -88,6 +90,9 @@ pub enum StartError {
     /// There is no key to authenticate with.
     #[error("take the development key; or set network.auth_key")]
     DevKey(#[from] DevKeyError),
+    /// The admin endpoint's unix socket can't be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The store can't be opened.
     #[error("open the store")]
     Open(#[from] OpenError),
@@ -169,6 +174,8 @@ impl<M: FrameMac> Server<M> {
             None => None,
         };
         let listeners = Listeners::bind(config.network.address)?;
+        let socket = config.network.admin_socket.as_deref();
+        let socket = socket.map(AdminSocket::bind).transpose()?;
         let local = |listener: &std::net::TcpListener, role| {
             let address = config.network.address;
             listener.local_addr().map_err(|source| ListenError::Other {
@@ -210,12 +217,16 @@ impl<M: FrameMac> Server<M> {
         let mut running = RunningServer {
             shared: shared.clone(),
             admin: Handle::new(),
+            socket: None,
             tls: tls.clone(),
             home: options.home,
             threads: None,
             runtime: Some(runtime),
         };
         running.serve_admin(listeners.admin, tls);
+        if let Some((socket, listener)) = socket {
+            running.serve_socket(socket, listener);
+        }
         // From here on an early return drops `running`, which stops what runs.
         let engine = Engine::open(shared.engine_config(), shared.engine_metrics())?;
         shared.opened(engine);
@@ -248,6 +259,7 @@ fn warn_of_dev_key(keys: &AuthKeys) {
 pub struct RunningServer {
     shared: Arc<Shared>,
     admin: Handle<SocketAddr>,
+    socket: Option<(AdminSocket, Handle<UnixAddr>)>,
     tls: Option<RustlsConfig>,
     home: Option<PathBuf>,
     threads: Option<DataThreads>,
@@ -352,12 +364,26 @@ impl RunningServer {
     }
 
     fn serve_admin(&self, listener: std::net::TcpListener, tls: Option<RustlsConfig>) {
-        let router = admin::router(self.shared.clone());
+        let via = if tls.is_some() { Via::Https } else { Via::Http };
+        let router = admin::router(self.shared.clone(), via);
         let limits = self.shared.limits().clone();
         let handle = self.admin.clone();
         self.handle().spawn(async move {
             if let Err(error) = admin::serve::serve(listener, tls, router, &limits, handle).await {
                 tracing::error!(%error, "the admin endpoint stopped");
+            }
+        });
+    }
+
+    fn serve_socket(&mut self, socket: AdminSocket, listener: UnixListener) {
+        let router = admin::router(self.shared.clone(), Via::Socket);
+        let limits = self.shared.limits().clone();
+        let handle = Handle::new();
+        self.socket = Some((socket, handle.clone()));
+        self.handle().spawn(async move {
+            let served = admin::serve::serve_socket(listener, router, &limits, handle).await;
+            if let Err(error) = served {
+                tracing::error!(%error, "the admin endpoint's unix socket stopped");
             }
         });
     }
@@ -377,6 +403,10 @@ impl RunningServer {
         };
         self.shared.enter(Stage::Stopped);
         self.admin.shutdown();
+        if let Some((socket, handle)) = self.socket.take() {
+            handle.shutdown();
+            drop(socket);
+        }
         self.shared
             .telemetry()
             .shutdown(left.max(Duration::from_secs(2)));

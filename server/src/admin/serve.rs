@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,9 +16,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum_server::Handle;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::{Address, Handle, Server};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -115,22 +116,7 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let router = router.layer(DefaultBodyLimit::max(limits.admin_request_bytes_max));
     let app = router.into_make_service_with_connect_info::<SocketAddr>();
-    let bounded = Bounded {
-        open: Arc::new(AtomicUsize::new(0)),
-        open_max: limits.admin_connections_max,
-        idle: limits.admin_header,
-    };
-    macro_rules! run {
-        ($server:expr) => {{
-            let mut server = $server;
-            let http = server.http_builder();
-            http.http1()
-                .timer(hyper_util::rt::TokioTimer::new())
-                .header_read_timeout(limits.admin_header)
-                .max_buf_size(limits.admin_request_bytes_max.max(8192));
-            server.handle(handle).serve(app).await
-        }};
-    }
+    let bounded = Bounded::new(limits);
     // HTTP/2 would have to be told from HTTP/1 by its first bytes, for which nothing sets a time limit.
     let server = axum_server::from_tcp(listener)?.http1_only();
     match tls {
@@ -138,10 +124,38 @@ pub(crate) async fn serve(
             let acceptor = RustlsAcceptor::new(tls)
                 .handshake_timeout(limits.admin_header)
                 .acceptor(bounded);
-            run!(server.acceptor(acceptor))
+            let server = within(server.acceptor(acceptor), limits);
+            server.handle(handle).serve(app).await
         }
-        None => run!(server.acceptor(bounded)),
+        None => {
+            let server = within(server.acceptor(bounded), limits);
+            server.handle(handle).serve(app).await
+        }
     }
+}
+
+/// The same over the unix socket. Resolves when it has been shut down through `handle`.
+pub(crate) async fn serve_socket(
+    listener: UnixListener,
+    router: Router,
+    limits: &Limits,
+    handle: Handle<UnixAddr>,
+) -> io::Result<()> {
+    let router = router.layer(DefaultBodyLimit::max(limits.admin_request_bytes_max));
+    let server = axum_server::from_unix(listener)?.http1_only();
+    let server = within(server.acceptor(Bounded::new(limits)), limits);
+    let app = router.into_make_service();
+    server.handle(handle).serve(app).await
+}
+
+/// A server with the limits on what a request's head may be and take.
+fn within<A: Address, S>(mut server: Server<A, S>, limits: &Limits) -> Server<A, S> {
+    let http = server.http_builder();
+    http.http1()
+        .timer(hyper_util::rt::TokioTimer::new())
+        .header_read_timeout(limits.admin_header)
+        .max_buf_size(limits.admin_request_bytes_max.max(8192));
+    server
 }
 
 /// Refuses connections beyond a number of open ones, before TLS or HTTP sees them.
@@ -150,6 +164,16 @@ struct Bounded {
     open: Arc<AtomicUsize>,
     open_max: usize,
     idle: Duration,
+}
+
+impl Bounded {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            open: Arc::new(AtomicUsize::new(0)),
+            open_max: limits.admin_connections_max,
+            idle: limits.admin_header,
+        }
+    }
 }
 
 impl<I, S> Accept<I, S> for Bounded {

@@ -249,8 +249,13 @@ section! {
         /// Whether values carry a keyed BLAKE3 beside the signed CRC32C.
         payload_mac: Setting<PayloadMac> = PayloadMac::Off,
             when "`required` on networks where others can alter packets.";
-        /// Bearer token for admin verbs that change something; without one they work over the unix
-        /// socket only.
+        /// Unix socket on which the admin endpoint answers too, for this server's user alone: admin
+        /// verbs that change something need no token there.
+        admin_socket: Setting<Option<PathBuf>> = None, check rules::admin_socket,
+            when "To drain a server or change its log's level from its own host.",
+            example "/run/memkv/admin.sock";
+        /// Bearer token for admin verbs that change something, over HTTPS or from the same host;
+        /// without one they work over `admin_socket` only.
         admin_token: Setting<Option<Secret>> = None, env ["MEMKV_ADMIN_TOKEN"],
             check rules::admin_token,
             when "To drain or change a server from another host.", example "<token>";

@@ -1,6 +1,7 @@
 //! Rules of single fields that are more than a range.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use memkv_engine::{DRIVE_BYTES_MIN, EXTENT_BYTES_RANGE, SLAB_BYTES_RANGE};
 use memkv_settings::{ByteSize, Secret, Wrong, range};
@@ -80,6 +81,17 @@ pub(super) fn node_id(id: &Option<String>) -> Rule {
         "at most 64 letters, digits and . _ : - [ ]",
         "a host name will do",
     ))
+}
+
+pub(super) fn admin_socket(path: &Option<PathBuf>) -> Rule {
+    match path {
+        // What a socket's address has room for.
+        Some(path) if !path.is_absolute() || path.as_os_str().len() > 107 => Err(Wrong::new(
+            "an absolute path of at most 107 bytes",
+            "write for example /run/memkv/admin.sock",
+        )),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn admin_token(token: &Option<Secret>) -> Rule {

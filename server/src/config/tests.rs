@@ -99,6 +99,7 @@ fn the_effective_table_names_every_source() {
         network.auth_key             (set, not shown)       env MEMKV_AUTH_KEY
         network.auth_key_previous    -                      default
         network.payload_mac          off                    default
+        network.admin_socket         -                      default
         network.admin_token          -                      default
         network.node_id              -                      default
         network.threads              8                      detected (one per core)
@@ -288,7 +289,7 @@ fn a_wrong_key_is_refused_and_never_printed() {
 
 #[test]
 fn every_value_outside_its_bound_is_told_at_once() {
-    let yaml = "network:\n  address: localhost:9900\n  threads: 2000\n  payload_mac: on\n  admin_token: short\n  \
+    let yaml = "network:\n  address: localhost:9900\n  threads: 2000\n  payload_mac: on\n  admin_socket: run/admin.sock\n  admin_token: short\n  \
         node_id: \"a b\"\nmemory:\n  block_size: 1 KiB\n  max_size: 1 XB\n  hugepages: yes\nrdma:\n  enabled: maybe\n  \
         port: 0\n  gid_index: 256\n  traffic_class: -1\n  service_level: 9\n  mtu: 1500\n  cq_depth: 1\n  timeout: 32\n  \
         retry_count: 8\n  num_dcis: 0\n  dc_key: 0x1000000\n  num_worker_threads: 0\n  num_responder_threads: many\n\
@@ -302,47 +303,48 @@ fn every_value_outside_its_bound_is_told_at_once() {
         expect![[r#"
             c.yaml:2: network.address is localhost:9900, but must be ip:port; write for example 0.0.0.0:9900, 127.0.0.1:9900 or [::]:9900
             c.yaml:4: network.payload_mac is on, but must be off | required
-            c.yaml:5: network.admin_token is (not shown), but must be 16 characters or more; make one with: openssl rand -hex 32
-            c.yaml:6: network.node_id is a b, but must be at most 64 letters, digits and . _ : - [ ]; a host name will do
+            c.yaml:5: network.admin_socket is run/admin.sock, but must be an absolute path of at most 107 bytes; write for example /run/memkv/admin.sock
+            c.yaml:6: network.admin_token is (not shown), but must be 16 characters or more; make one with: openssl rand -hex 32
+            c.yaml:7: network.node_id is a b, but must be at most 64 letters, digits and . _ : - [ ]; a host name will do
             c.yaml:3: network.threads is 2000, but must be 0 to 1024; 0 takes one per core
-            c.yaml:8: memory.block_size is 1 KiB, but must be 64 KiB to 64 MiB; 2 MiB suits most
-            c.yaml:9: memory.max_size is 1 XB, but must be a size; write bytes or a number with B, KiB, KB, MiB, MB, GiB, GB, TiB, TB
-            c.yaml:10: memory.hugepages is yes, but must be auto | required | off
-            c.yaml:12: rdma.enabled is maybe, but must be auto | true | false
-            c.yaml:13: rdma.port is 0, but must be 1 to 255; ports count from 1
-            c.yaml:14: rdma.gid_index is 256, but must be a whole number from 0 to 255
-            c.yaml:15: rdma.traffic_class is -1, but must be a whole number from 0 to 255
-            c.yaml:16: rdma.service_level is 9, but must be 0 to 7; it is the lossless PFC priority; 0 takes the detected one
-            c.yaml:17: rdma.mtu is 1500, but must be 256, 512, 1024, 2048 or 4096; take the largest that the fabric carries
-            c.yaml:18: rdma.cq_depth is 1, but must be 16 to 4194304; 4096 suits most
-            c.yaml:19: rdma.timeout is 32, but must be 0 to 31; it is an exponent: 14 is 67 ms
-            c.yaml:20: rdma.retry_count is 8, but must be 0 to 7; 7 is the most that InfiniBand allows
-            c.yaml:21: rdma.num_dcis is 0, but must be 1 to 65536; 256 saturates most NICs
-            c.yaml:22: rdma.dc_key is 0x1000000, but must be 0 to 16777215; it has 24 bits (0xFFFFFF)
-            c.yaml:23: rdma.num_worker_threads is 0, but must be 1 to 4096; 64 suits most
-            c.yaml:24: rdma.num_responder_threads is many, but must be a whole number from 0 to 4294967295
-            c.yaml:26: storage.mode is disk, but must be direct | file | memory
-            c.yaml:27: storage.block_size is 1 GiB, but must be 64 KiB to 16 MiB; 4 MiB suits most
-            c.yaml:28: storage.flap_threshold is 0, but must be 1 to 1000000; 5 suits most
-            c.yaml:29: storage.max_size is 1 B, but must be 1 MiB to 64 TiB; lower it to free RAM
-            c.yaml:30: storage.sync is sometimes, but must be always | everysec | no
-            c.yaml:31: storage.eviction is lru, but must be on | off
-            c.yaml:32: storage.verify is never, but must be always | unclean
-            c.yaml:34: storage.drives[0].media is a list, but must be a single value (path)
-            c.yaml:34: storage.drives[0].max_size is 1 MiB, but must be 16 MiB to 64 TiB; remove the line to use the whole drive
-            c.yaml:36: limits.max_connections is 0, but must be 1 to 4194304; each needs a file descriptor
-            c.yaml:37: limits.max_in_flight is big, but must be a size; write bytes or a number with B, KiB, KB, MiB, MB, GiB, GB, TiB, TB
-            c.yaml:38: limits.drain_seconds is 1d, but must be a whole number from 0 to 4294967295
-            c.yaml:40: telemetry.otlp_endpoint is collector:4317, but must be a URL; write for example http://127.0.0.1:4317
-            c.yaml:41: telemetry.otlp_protocol is gprc, but must be auto | grpc | http; did you mean grpc?
-            c.yaml:42: telemetry.sample_ratio is 2, but must be 0 to 1; 0.01 traces one in a hundred
-            c.yaml:43: telemetry.spans_per_second is -5, but must be a whole number from 0 to 4294967295
-            c.yaml:44: telemetry.logs_otlp is 1, but must be true | false
-            c.yaml:45: telemetry.slow.base_ms is -1, but must be 0 to 3600000; 10 suits most
-            c.yaml:45: telemetry.slow.per_mib_ms is x, but must be a number such as 0.01
-            c.yaml:45: telemetry.slow.times_median is .inf, but must be a number such as 0.01
-            c.yaml:47: logging.level is verbose, but must be trace | debug | info | warn | error
-            c.yaml:48: logging.format is xml, but must be json | text"#]],
+            c.yaml:9: memory.block_size is 1 KiB, but must be 64 KiB to 64 MiB; 2 MiB suits most
+            c.yaml:10: memory.max_size is 1 XB, but must be a size; write bytes or a number with B, KiB, KB, MiB, MB, GiB, GB, TiB, TB
+            c.yaml:11: memory.hugepages is yes, but must be auto | required | off
+            c.yaml:13: rdma.enabled is maybe, but must be auto | true | false
+            c.yaml:14: rdma.port is 0, but must be 1 to 255; ports count from 1
+            c.yaml:15: rdma.gid_index is 256, but must be a whole number from 0 to 255
+            c.yaml:16: rdma.traffic_class is -1, but must be a whole number from 0 to 255
+            c.yaml:17: rdma.service_level is 9, but must be 0 to 7; it is the lossless PFC priority; 0 takes the detected one
+            c.yaml:18: rdma.mtu is 1500, but must be 256, 512, 1024, 2048 or 4096; take the largest that the fabric carries
+            c.yaml:19: rdma.cq_depth is 1, but must be 16 to 4194304; 4096 suits most
+            c.yaml:20: rdma.timeout is 32, but must be 0 to 31; it is an exponent: 14 is 67 ms
+            c.yaml:21: rdma.retry_count is 8, but must be 0 to 7; 7 is the most that InfiniBand allows
+            c.yaml:22: rdma.num_dcis is 0, but must be 1 to 65536; 256 saturates most NICs
+            c.yaml:23: rdma.dc_key is 0x1000000, but must be 0 to 16777215; it has 24 bits (0xFFFFFF)
+            c.yaml:24: rdma.num_worker_threads is 0, but must be 1 to 4096; 64 suits most
+            c.yaml:25: rdma.num_responder_threads is many, but must be a whole number from 0 to 4294967295
+            c.yaml:27: storage.mode is disk, but must be direct | file | memory
+            c.yaml:28: storage.block_size is 1 GiB, but must be 64 KiB to 16 MiB; 4 MiB suits most
+            c.yaml:29: storage.flap_threshold is 0, but must be 1 to 1000000; 5 suits most
+            c.yaml:30: storage.max_size is 1 B, but must be 1 MiB to 64 TiB; lower it to free RAM
+            c.yaml:31: storage.sync is sometimes, but must be always | everysec | no
+            c.yaml:32: storage.eviction is lru, but must be on | off
+            c.yaml:33: storage.verify is never, but must be always | unclean
+            c.yaml:35: storage.drives[0].media is a list, but must be a single value (path)
+            c.yaml:35: storage.drives[0].max_size is 1 MiB, but must be 16 MiB to 64 TiB; remove the line to use the whole drive
+            c.yaml:37: limits.max_connections is 0, but must be 1 to 4194304; each needs a file descriptor
+            c.yaml:38: limits.max_in_flight is big, but must be a size; write bytes or a number with B, KiB, KB, MiB, MB, GiB, GB, TiB, TB
+            c.yaml:39: limits.drain_seconds is 1d, but must be a whole number from 0 to 4294967295
+            c.yaml:41: telemetry.otlp_endpoint is collector:4317, but must be a URL; write for example http://127.0.0.1:4317
+            c.yaml:42: telemetry.otlp_protocol is gprc, but must be auto | grpc | http; did you mean grpc?
+            c.yaml:43: telemetry.sample_ratio is 2, but must be 0 to 1; 0.01 traces one in a hundred
+            c.yaml:44: telemetry.spans_per_second is -5, but must be a whole number from 0 to 4294967295
+            c.yaml:45: telemetry.logs_otlp is 1, but must be true | false
+            c.yaml:46: telemetry.slow.base_ms is -1, but must be 0 to 3600000; 10 suits most
+            c.yaml:46: telemetry.slow.per_mib_ms is x, but must be a number such as 0.01
+            c.yaml:46: telemetry.slow.times_median is .inf, but must be a number such as 0.01
+            c.yaml:48: logging.level is verbose, but must be trace | debug | info | warn | error
+            c.yaml:49: logging.format is xml, but must be json | text"#]],
     );
 }
 

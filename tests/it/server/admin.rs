@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use memkv_tests::http::{get, metric, post};
@@ -156,4 +158,77 @@ fn an_oversized_or_slow_request_head_is_refused() {
     let mut silent = TcpStream::connect(address).unwrap();
     assert!(closes_within(&mut silent, Duration::from_secs(10)));
     assert_eq!(get(&server, "/v1/health", &[]).status, 200);
+}
+
+/// POSTs without a token over a unix socket; what comes back.
+fn post_over(socket: &std::path::Path, path: &str, body: &str) -> String {
+    let mut stream = UnixStream::connect(socket).expect("the server listens");
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n");
+    let request = format!("{head}connection: close\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer
+}
+
+#[test]
+fn over_the_unix_socket_verbs_need_no_token_and_only_the_servers_user_can_open_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let socket = dir.path().join("admin.sock");
+    let line = format!("admin_socket: {}", socket.display());
+    // What a server that was killed has left.
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("a free path"));
+    let server = Builder::memory("64 MiB").network(&line).start();
+    let mode = std::fs::metadata(&socket).expect("it is there").mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let refused = Builder::memory("64 MiB")
+        .network(&line)
+        .try_start("127.0.0.1:0");
+    let refused = refused
+        .err()
+        .expect("another server listens there")
+        .to_string();
+    assert!(
+        refused.contains("is in use by another process"),
+        "{refused}"
+    );
+
+    let answer = post_over(&socket, "/v1/admin/log-level", "{}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400"),
+        "let in, and not understood: {answer}"
+    );
+    let answer = post_over(&socket, "/v1/admin/drain", "");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("draining\n"),
+        "{answer}"
+    );
+    assert_eq!(get(&server, "/v1/ready", &[]).status, 503);
+    assert_eq!(
+        metric(&server, "memkv_auth_failures_total{reason=\"admin_token\"}"),
+        0.0
+    );
+    server.stop();
+    assert!(
+        !socket.exists(),
+        "a server that stops takes its socket with it"
+    );
+}
+
+#[test]
+fn a_file_in_the_place_of_the_unix_socket_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let socket = dir.path().join("admin.sock");
+    std::fs::write(&socket, "precious").expect("is written");
+    let line = format!("admin_socket: {}", socket.display());
+    let refused = Builder::memory("64 MiB")
+        .network(&line)
+        .try_start("127.0.0.1:0");
+    let refused = refused.err().expect("there is a file").to_string();
+    assert!(refused.contains("isn't a socket"), "{refused}");
+    assert_eq!(
+        std::fs::read(&socket).expect("it is still there"),
+        b"precious"
+    );
 }
