@@ -4,6 +4,7 @@
 //! connection is closed, and only then is that memory freed. So nothing can land in memory that has a new owner, whatever a
 //! runtime does with futures.
 
+mod calls;
 mod driver;
 
 use std::future::Future;
@@ -11,21 +12,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+pub use self::calls::AsyncCalls;
 use self::driver::Driver;
 use memkv_proto::blocks::TraceContext;
 use memkv_proto::mac::{FrameMac, HmacSha256};
-use memkv_proto::op::{Attrs, Condition, OpCode};
+use memkv_proto::op::{Attrs, Condition};
 use memkv_telemetry::clock::{self, Tick};
+use memkv_telemetry::{ClientMetrics, Telemetry};
 use parking_lot::Mutex;
 
 use crate::call::{CallOptions, ServerStat, Value};
 use crate::config::ClientConfig;
-use crate::core::op::{BareReply, Bytes, Dest};
+use crate::core::op::Bytes;
 use crate::core::{Core, CoreConfig};
 use crate::error::OpError;
 use crate::plan::Plan;
-use crate::pool::Load;
 use crate::router::IdentityMismatch;
 use crate::shared::{BuildError, RegionError, Shared, TransportState};
 
@@ -187,6 +190,15 @@ impl AsyncClient<HmacSha256> {
         Self::with_mac(config)
     }
 
+    /// As [`AsyncClient::new`], recording into `telemetry` whatever the configuration says of exporters: for programs that
+    /// have their own.
+    ///
+    /// # Errors
+    /// As [`AsyncClient::new`].
+    pub fn with_telemetry(config: ClientConfig, telemetry: Telemetry) -> Result<Self, BuildError> {
+        Self::on(Shared::with_telemetry(config, telemetry)?)
+    }
+
     /// A client on the process's own configuration.
     ///
     /// # Errors
@@ -202,7 +214,10 @@ impl<M: FrameMac> AsyncClient<M> {
     /// # Errors
     /// As [`AsyncClient::new`].
     pub fn with_mac(config: ClientConfig) -> Result<Self, BuildError> {
-        let shared = Shared::new(config)?;
+        Self::on(Shared::new(config)?)
+    }
+
+    fn on(shared: Arc<Shared>) -> Result<Self, BuildError> {
         // One connection for what is small, the others for bulk; with a single one configured there are two, since an exists
         // must not wait behind a batch.
         let bulk_connections = shared.config.num_connections.saturating_sub(1).max(1);
@@ -236,14 +251,14 @@ impl<M: FrameMac> AsyncClient<M> {
     fn start<T>(
         &self,
         plan: Plan<'static>,
-        options: &CallOptions,
+        trace: Option<TraceContext>,
         take: fn(Finished) -> T,
     ) -> Pending<T> {
         let promise = Arc::new(Promise::default());
         let command = Command::Start {
             plan,
             since: clock::now(),
-            trace: options.trace,
+            trace,
             promise: Arc::clone(&promise),
         };
         if let Err(Command::Start {
@@ -260,35 +275,26 @@ impl<M: FrameMac> AsyncClient<M> {
         }
     }
 
-    fn entries_max(&self) -> usize {
-        self.inner.shared.config.max_batch_size
+    /// The same verbs with other options than the client's defaults, for the calls that need them.
+    pub fn with(&self, options: &CallOptions) -> AsyncCalls<'_, M> {
+        AsyncCalls {
+            client: self,
+            options: *options,
+        }
+    }
+
+    fn calls(&self) -> AsyncCalls<'_, M> {
+        self.with(&CallOptions::default())
     }
 
     /// Reads the value of `key`; `None` is a miss.
     pub fn get(&self, key: impl Into<Vec<u8>>) -> Pending<Result<Option<Vec<u8>>, OpError>> {
-        self.get_reads(
-            key.into(),
-            Dest::Vec(Vec::new()),
-            Load::Unknown,
-            |finished| Ok(one(finished.plan().read())?.map(|(_, bytes)| bytes)),
-        )
+        self.calls().get(key)
     }
 
     /// Reads the value of `key` with its version and attributes.
     pub fn get_value(&self, key: impl Into<Vec<u8>>) -> Pending<Result<Option<Value>, OpError>> {
-        self.get_reads(
-            key.into(),
-            Dest::Vec(Vec::new()),
-            Load::Unknown,
-            |finished| {
-                let found = one(finished.plan().read())?;
-                Ok(found.map(|(meta, bytes)| Value {
-                    bytes,
-                    version: meta.version,
-                    attrs: meta.attrs,
-                }))
-            },
-        )
+        self.calls().get_value(key)
     }
 
     /// Reads the value of `key` into `buffer`, which comes back with the value's length; a miss gives it up.
@@ -297,31 +303,7 @@ impl<M: FrameMac> AsyncClient<M> {
         key: impl Into<Vec<u8>>,
         buffer: Vec<u8>,
     ) -> Pending<Result<Option<Filled>, OpError>> {
-        let load = Load::of_bytes(buffer.len() as u64);
-        self.get_reads(key.into(), Dest::Owned(buffer), load, |finished| {
-            Ok(one(finished.plan().read())?.map(|(meta, buffer)| (buffer, meta.len as usize)))
-        })
-    }
-
-    fn get_reads<T>(
-        &self,
-        key: Vec<u8>,
-        dest: Dest<'static>,
-        load: Load,
-        take: fn(Finished) -> T,
-    ) -> Pending<T> {
-        let options = CallOptions::default();
-        let shared = &self.inner.shared;
-        let items = [(Bytes::Vec(key), dest)];
-        let plan = Plan::reads(
-            &shared.router,
-            items,
-            1,
-            load,
-            shared.deadline(&options),
-            options.namespace,
-        );
-        self.start(plan, &options, take)
+        self.calls().get_into(key, buffer)
     }
 
     /// Stores `value` under `key` and returns its version.
@@ -330,7 +312,7 @@ impl<M: FrameMac> AsyncClient<M> {
         key: impl Into<Vec<u8>>,
         value: impl Into<Bytes<'static>>,
     ) -> Pending<Result<u64, OpError>> {
-        self.put_with(key, value, Attrs::default(), Condition::None)
+        self.calls().put(key, value)
     }
 
     /// Stores `value` under `key` with attributes, if `condition` holds.
@@ -341,56 +323,40 @@ impl<M: FrameMac> AsyncClient<M> {
         attrs: Attrs,
         condition: Condition,
     ) -> Pending<Result<u64, OpError>> {
-        let (options, shared) = (CallOptions::default(), &self.inner.shared);
-        let items = [(Bytes::Vec(key.into()), value.into(), attrs, condition)];
-        let plan = Plan::writes(&shared.router, items, 1, shared.deadline(&options));
-        self.start(plan, &options, |finished| one(finished.plan().written()))
+        self.calls().put_with(key, value, attrs, condition)
     }
 
     /// Removes `key`; false when it wasn't there.
     pub fn delete(&self, key: impl Into<Vec<u8>>) -> Pending<Result<bool, OpError>> {
-        self.keys(OpCode::Delete, vec![key.into()], |finished| {
-            one(finished.plan().found())
-        })
+        self.calls().delete(key)
+    }
+
+    /// Removes `keys`; one result each, in order.
+    pub fn batch_delete(&self, keys: Vec<Vec<u8>>) -> Pending<Vec<Result<bool, OpError>>> {
+        self.calls().batch_delete(keys)
     }
 
     /// Whether `key` is there.
     pub fn exists(&self, key: impl Into<Vec<u8>>) -> Pending<Result<bool, OpError>> {
-        self.keys(OpCode::Exists, vec![key.into()], |finished| {
-            one(finished.plan().found())
-        })
+        self.calls().exists(key)
     }
 
     /// Whether each of `keys` is there, in order.
     pub fn batch_exists(&self, keys: Vec<Vec<u8>>) -> Pending<Vec<Result<bool, OpError>>> {
-        self.keys(OpCode::Exists, keys, |finished| finished.plan().found())
-    }
-
-    fn keys<T>(&self, code: OpCode, keys: Vec<Vec<u8>>, take: fn(Finished) -> T) -> Pending<T> {
-        let (options, shared) = (CallOptions::default(), &self.inner.shared);
-        let keys = keys.into_iter().map(Bytes::Vec);
-        let plan = Plan::keys(
-            &shared.router,
-            code,
-            keys,
-            shared.deadline(&options),
-            options.namespace,
-        );
-        self.start(plan, &options, take)
+        self.calls().batch_exists(keys)
     }
 
     /// Reads the values of `keys`; one result each, in order.
     pub fn batch_get(&self, keys: Vec<Vec<u8>>) -> Pending<Vec<Result<Option<Vec<u8>>, OpError>>> {
-        let items = keys
-            .into_iter()
-            .map(|key| (key, Dest::Vec(Vec::new())))
-            .collect();
-        self.reads(items, Load::Bulk, |finished| {
-            let results = finished.plan().read().into_iter();
-            results
-                .map(|result| Ok(result?.map(|(_, bytes)| bytes)))
-                .collect()
-        })
+        self.calls().batch_get(keys)
+    }
+
+    /// As [`AsyncClient::batch_get`], with versions and attributes.
+    pub fn batch_get_values(
+        &self,
+        keys: Vec<Vec<u8>>,
+    ) -> Pending<Vec<Result<Option<Value>, OpError>>> {
+        self.calls().batch_get_values(keys)
     }
 
     /// Reads values into buffers, which come back with the values' lengths.
@@ -398,37 +364,7 @@ impl<M: FrameMac> AsyncClient<M> {
         &self,
         items: Vec<(Vec<u8>, Vec<u8>)>,
     ) -> Pending<Vec<Result<Option<Filled>, OpError>>> {
-        let bytes = items.iter().map(|(_, buffer)| buffer.len() as u64).sum();
-        let items = items
-            .into_iter()
-            .map(|(key, buffer)| (key, Dest::Owned(buffer)))
-            .collect();
-        self.reads(items, Load::of_bytes(bytes), |finished| {
-            let results = finished.plan().read().into_iter();
-            results
-                .map(|result| Ok(result?.map(|(meta, buffer)| (buffer, meta.len as usize))))
-                .collect()
-        })
-    }
-
-    fn reads<T>(
-        &self,
-        items: Vec<(Vec<u8>, Dest<'static>)>,
-        load: Load,
-        take: fn(Finished) -> T,
-    ) -> Pending<T> {
-        let (options, shared) = (CallOptions::default(), &self.inner.shared);
-        let items = items.into_iter().map(|(key, dest)| (Bytes::Vec(key), dest));
-        let deadline = shared.deadline(&options);
-        let plan = Plan::reads(
-            &shared.router,
-            items,
-            self.entries_max(),
-            load,
-            deadline,
-            options.namespace,
-        );
-        self.start(plan, &options, take)
+        self.calls().batch_get_into(items)
     }
 
     /// Stores `items` and returns their versions, in order. Not atomic: each entry succeeds or fails alone.
@@ -436,15 +372,15 @@ impl<M: FrameMac> AsyncClient<M> {
         &self,
         items: Vec<(Vec<u8>, Bytes<'static>)>,
     ) -> Pending<Vec<Result<u64, OpError>>> {
-        let (options, shared) = (CallOptions::default(), &self.inner.shared);
-        let entry = |(key, value)| (Bytes::Vec(key), value, Attrs::default(), Condition::None);
-        let plan = Plan::writes(
-            &shared.router,
-            items.into_iter().map(entry),
-            self.entries_max(),
-            shared.deadline(&options),
-        );
-        self.start(plan, &options, |finished| finished.plan().written())
+        self.calls().batch_put(items)
+    }
+
+    /// Asks server `server`, by its index, for a sign of life; how long that took.
+    ///
+    /// # Panics
+    /// If there is no such server.
+    pub fn ping(&self, server: usize) -> Pending<Result<Duration, OpError>> {
+        self.calls().ping(server)
     }
 
     /// The key figures of server `server`, by its index.
@@ -452,20 +388,7 @@ impl<M: FrameMac> AsyncClient<M> {
     /// # Panics
     /// If there is no such server.
     pub fn stat(&self, server: usize) -> Pending<Result<ServerStat, OpError>> {
-        assert!(
-            server < self.inner.shared.config.servers.len(),
-            "there is no server {server}"
-        );
-        let options = CallOptions::default();
-        let plan = Plan::bare(server, OpCode::Stat, self.inner.shared.deadline(&options));
-        self.start(plan, &options, |finished| {
-            match finished.plan().bare_reply()? {
-                BareReply::Stat(figures) => Ok(ServerStat(figures)),
-                BareReply::Pong(_) => {
-                    unreachable!("the core answers a request with a reply of its kind")
-                }
-            }
-        })
+        self.calls().stat(server)
     }
 
     /// Opens every connection now. Returns how many stand.
@@ -504,6 +427,11 @@ impl<M: FrameMac> AsyncClient<M> {
     /// As there.
     pub fn deregister_region(&self, address: usize, len: usize) -> Result<(), RegionError> {
         self.inner.shared.deregister_region(address, len)
+    }
+
+    /// What the client counts: connections by state, the transport in use, reads sent again.
+    pub fn metrics(&self) -> &ClientMetrics {
+        self.inner.shared.meter.metrics()
     }
 
     /// The servers, as configured.
@@ -551,8 +479,4 @@ impl Finished {
             Self::WarmUp(_) => unreachable!("a call is fulfilled with its plan"),
         }
     }
-}
-
-fn one<T>(mut results: Vec<Result<T, OpError>>) -> Result<T, OpError> {
-    results.pop().unwrap_or(Err(OpError::Closed))
 }

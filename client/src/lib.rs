@@ -28,7 +28,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
-pub use async_client::{AsyncClient, Filled, Pending};
+pub use async_client::{AsyncCalls, AsyncClient, Filled, Pending};
 pub use blocking::{Calls, Client};
 pub use call::{CallOptions, ServerStat, Value};
 pub use config::{ClientConfig, ConfigError};

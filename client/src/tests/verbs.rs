@@ -4,14 +4,19 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake};
+use std::time::Duration;
 
 use memkv_proto::op::{Attrs, Class, Condition, OpCode};
+use memkv_proto::request::Request;
 use memkv_proto::session::Features;
 use memkv_proto::stat::StatKey;
 
-use super::peer::{Identity, pattern, store};
+use super::peer::{Identity, pattern, serve, store};
 use super::{client, config};
-use crate::{AsyncClient, CallOptions, Client, EntryOutcome, OpError, outcome_of};
+use crate::{
+    AsyncClient, CallOptions, Client, EntryOutcome, OpError, TraceContext, TransportCause,
+    outcome_of,
+};
 
 const SIZES: &[usize] = &[0, 1, 100, 4095, 4096, 40_000, 262_144, 262_145, 5 << 20];
 
@@ -272,6 +277,97 @@ pub(super) fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Pending => std::thread::park(),
         }
     }
+}
+
+#[test]
+fn async_calls_take_the_options_that_blocking_ones_take() {
+    let (address, kept) = store(Identity::default());
+    let client = AsyncClient::new(config(&[address])).unwrap();
+    let options = CallOptions {
+        namespace: 7,
+        ..CallOptions::default()
+    };
+    let there = client.with(&options);
+    block_on(there.put(b"k".to_vec(), pattern(1, 10))).unwrap();
+    let items = vec![(b"batch".to_vec(), pattern(2, 20).into())];
+    assert!(block_on(there.batch_put(items))[0].is_ok());
+    let spaces: Vec<u32> = kept
+        .lock()
+        .unwrap()
+        .values
+        .keys()
+        .map(|key| key.0)
+        .collect();
+    assert_eq!(spaces, [7, 7], "puts go to the call's name space");
+    assert_eq!(block_on(client.get(b"k".to_vec())).unwrap(), None);
+    assert_eq!(
+        block_on(there.get(b"k".to_vec())).unwrap(),
+        Some(pattern(1, 10))
+    );
+    assert!(!block_on(client.exists(b"k".to_vec())).unwrap());
+    assert!(block_on(there.exists(b"k".to_vec())).unwrap());
+    let values = block_on(there.batch_get_values(vec![b"k".to_vec(), b"nowhere".to_vec()]));
+    let found = values[0].as_ref().unwrap().as_ref().unwrap();
+    assert_eq!((found.attrs.namespace, &found.bytes), (7, &pattern(1, 10)));
+    assert!(matches!(values[1], Ok(None)));
+    let attrs = Attrs {
+        namespace: 9,
+        flags: 3,
+        ..Attrs::default()
+    };
+    let put = there.put_with(b"k".to_vec(), b"v".to_vec(), attrs, Condition::None);
+    block_on(put).unwrap();
+    let nine = CallOptions {
+        namespace: 9,
+        ..options
+    };
+    let value = block_on(client.with(&nine).get_value(b"k".to_vec()));
+    assert_eq!(value.unwrap().unwrap().attrs, attrs);
+    let gone = block_on(there.batch_delete(vec![b"k".to_vec(), b"batch".to_vec()]));
+    assert!(gone.iter().all(|gone| *gone.as_ref().unwrap()));
+    assert_eq!(
+        block_on(there.stat(0)).unwrap().get(StatKey::Entries),
+        Some(1)
+    );
+    assert!(block_on(there.ping(0)).unwrap() > Duration::ZERO);
+}
+
+#[test]
+fn an_async_call_gives_up_at_its_own_deadline_and_hands_its_trace_on() {
+    let (sender, asked) = std::sync::mpsc::channel();
+    let sender = std::sync::Mutex::new(sender);
+    let address = serve(Identity::default(), move |_, peer| {
+        // Cancellations are acknowledged, everything else isn't answered.
+        while let Some(asked) = peer.next() {
+            if asked.op() == OpCode::Cancel {
+                peer.cancelled(&asked);
+            } else {
+                let trace = Request::decode(&asked.head, &asked.control).unwrap().0;
+                let told = sender.lock().unwrap().send((asked.head.deadline_us, trace));
+                told.unwrap();
+            }
+        }
+    });
+    let client = AsyncClient::new(config(&[address])).unwrap();
+    let caller = TraceContext {
+        version: 0,
+        trace_id: [1; 16],
+        span_id: [2; 8],
+        flags: 1,
+    };
+    let options = CallOptions {
+        timeout: Some(Duration::from_millis(300)),
+        trace: Some(caller),
+        ..CallOptions::default()
+    };
+    let late = block_on(client.with(&options).get(b"k".to_vec())).unwrap_err();
+    let OpError::Transport { cause, .. } = late else {
+        panic!("{late:?}");
+    };
+    assert!(matches!(cause, TransportCause::DeadlineFenced), "{cause:?}");
+    let (deadline_us, trace) = asked.recv().unwrap();
+    assert!((1..=300_000).contains(&deadline_us), "{deadline_us}");
+    assert_eq!(trace, Some(caller));
 }
 
 #[test]
