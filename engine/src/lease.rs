@@ -38,7 +38,7 @@ impl WriteLease {
     }
 
     /// The bytes of the value that may be written now: all of them, unless the value exceeds a
-    /// quarter of the pool and streams.
+    /// quarter of the pool and streams (in memory mode none does).
     pub fn window(&self) -> Range<u64> {
         self.inner.window.clone()
     }

@@ -59,24 +59,25 @@ impl Shared {
                 limit,
             });
         }
-        let window = self.tables.pool.window_bytes() as u64;
-        if self.tables.in_memory() && len > window {
-            let limit = "a quarter of storage.max_size in memory mode";
+        let capacity = self.tables.pool.capacity_bytes() as u64;
+        if self.tables.in_memory() && len > capacity {
+            let limit = "storage.max_size in memory mode";
             return Err(PutError::TooLarge {
                 len,
-                bound: window,
+                bound: capacity,
                 limit,
             });
         }
         Ok(())
     }
 
-    /// What a put fills at once: whole parts, at most a quarter of the pool.
+    /// What a put fills at once: whole parts, at most a quarter of the pool. In memory mode all of
+    /// it, because that is where it stays.
     pub(super) fn write_window_bytes(&self) -> u64 {
-        let window = self.tables.pool.window_bytes() as u64;
         if self.tables.in_memory() {
-            return window;
+            return self.tables.pool.capacity_bytes() as u64;
         }
+        let window = self.tables.pool.window_bytes() as u64;
         (window / self.tables.part_bytes).max(1) * self.tables.part_bytes
     }
 

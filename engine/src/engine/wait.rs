@@ -144,7 +144,12 @@ impl Shared {
         }
         let used = self.tables.cache.counts().bytes as u64;
         let capacity = self.tables.pool.capacity_bytes() as u64;
-        if used + bytes as u64 + self.tables.pool.slab_bytes() as u64 > capacity {
+        // What is kept may leave its last slab partly full.
+        let slack = match used {
+            0 => 0,
+            _ => self.tables.pool.slab_bytes() as u64,
+        };
+        if used + bytes as u64 + slack > capacity {
             return Err(PutError::NoSpace { used, capacity });
         }
         Ok(())
@@ -186,7 +191,7 @@ impl Shared {
                 Ok(Step::Pending)
             }
             Err(_) => {
-                let bound = self.tables.pool.window_bytes() as u64;
+                let bound = self.tables.pool.capacity_bytes() as u64;
                 Err(PutError::TooLarge {
                     len: bytes as u64,
                     bound,

@@ -1,5 +1,5 @@
-use crate::engine::harness::{Client, value_of};
-use crate::{Attrs, Class, Condition, EngineConfig, PutError};
+use crate::engine::harness::{Client, crc_of, value_of};
+use crate::{Attrs, Class, CompletionResult, Condition, EngineConfig, Put, PutError, Step, Token};
 
 fn small() -> EngineConfig {
     EngineConfig {
@@ -176,14 +176,79 @@ fn limits_are_typed() {
     ));
     client.put(&[1; 65_536], b"x").expect("the longest key");
     let error = client
-        .put(b"key", &[0; 3 << 20])
-        .expect_err("above a quarter of the pool");
+        .put(b"key", &vec![0; (8 << 20) + 1])
+        .expect_err("above the capacity");
     assert!(matches!(
         error,
         PutError::TooLarge {
-            len: 3_145_728,
-            bound: 2_097_152,
+            len: 8_388_609,
+            bound: 8_388_608,
             ..
         }
     ));
+}
+
+#[test]
+fn values_up_to_the_capacity_are_stored_whole_and_evict_what_is_in_their_way() {
+    let client = Client::open(small());
+    for key in 0..50u32 {
+        client
+            .put(&key.to_le_bytes(), &value_of(key.into(), 100_000))
+            .expect("put");
+    }
+    for len in [(2 << 20) + 1, 3 << 20, 5_000_001, (8 << 20) - 1, 8 << 20] {
+        let value = value_of(len as u64, len);
+        client.put(b"large", &value).expect("it fits");
+        assert!(client.get(b"large") == Some(value), "{len} bytes");
+    }
+    assert!(!client.exists(&0u32.to_le_bytes()), "had to go");
+    client.put(b"small", b"x").expect("put");
+    assert_eq!(client.get(b"small").as_deref(), Some(&b"x"[..]));
+    assert_eq!(client.get(b"large"), None, "had to go");
+}
+
+#[test]
+fn two_values_that_fill_the_store_only_one_by_one_take_turns() {
+    let client = Client::open(small());
+    let put = |key: &'static [u8]| Put {
+        namespace: 0,
+        key,
+        len: 6 << 20,
+        attrs: Attrs::default(),
+        condition: Condition::None,
+    };
+    let mut first = client.reserve(&put(b"first")).expect("reserve");
+    let step = client
+        .engine
+        .reserve(&client.queue, Token(1), &put(b"second"));
+    assert!(matches!(step, Ok(Step::Pending)), "{step:?}");
+    let value = value_of(1, 6 << 20);
+    first.copy_from(0, &value);
+    let step = first.commit(crc_of(&value), &client.queue, Token(2));
+    assert!(matches!(step, Ok(Step::Ready(_))), "{step:?}");
+    let CompletionResult::Reserved(Ok(mut second)) = client.wait().result else {
+        panic!("the first one gave way")
+    };
+    second.copy_from(0, &value);
+    let step = second.commit(crc_of(&value), &client.queue, Token(3));
+    assert!(matches!(step, Ok(Step::Ready(_))), "{step:?}");
+    assert!(!client.exists(b"first"));
+    assert!(client.get(b"second") == Some(value));
+}
+
+#[test]
+fn value_of_256_mib_is_stored_in_512_mib_and_read_back() {
+    let client = Client::open(EngineConfig::memory(512 << 20));
+    // One pattern of an odd length, so that no two pages look alike.
+    let pattern = value_of(1, (1 << 20) - 1);
+    let value: Vec<u8> = pattern.iter().copied().cycle().take(256 << 20).collect();
+    client.put(b"large", &value).expect("it fits");
+    let lease = client.lease(0, b"large").expect("get").expect("a hit");
+    assert_eq!(lease.window(), 0..256 << 20);
+    let mut at = 0;
+    for piece in lease.pieces() {
+        assert!(piece == &value[at..at + piece.len()], "at {at}");
+        at += piece.len();
+    }
+    assert_eq!(at, value.len());
 }
