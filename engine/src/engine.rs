@@ -15,6 +15,7 @@ use crate::queue::CompletionQueue;
 use crate::status::EngineStatus;
 use memkv_telemetry::EngineMetrics;
 
+mod drive_set;
 mod drives;
 #[cfg(test)]
 mod fake;
@@ -44,6 +45,7 @@ mod tables;
 pub(crate) mod tests;
 mod wait;
 
+pub(crate) use drive_set::Membership;
 use drives::Drives;
 pub(crate) use outside::Outside;
 pub(crate) use shared::Shared;

@@ -29,6 +29,7 @@ use slab::Slab;
 
 use crate::api::DriveIdx;
 use crate::drive::{Io, IoDone, IoId};
+use crate::engine::Membership;
 use crate::index::Location;
 use crate::metrics::Tick;
 use crate::slab::{ReadMemory, SlabPool};
@@ -156,6 +157,8 @@ pub(crate) struct DriveLog {
     reading: BTreeMap<(u32, u32), usize>,
     checkpoint: Option<CheckpointRun>,
     checkpoint_wanted: bool,
+    /// To be put on record by a checkpoint.
+    members: Option<Membership>,
     /// The checkpoint waits for a buffer.
     checkpoint_stuck: bool,
     /// Segments whose end is being journalled.
@@ -200,6 +203,7 @@ impl DriveLog {
             reading: BTreeMap::new(),
             checkpoint: None,
             checkpoint_wanted: false,
+            members: None,
             checkpoint_stuck: false,
             reclaiming: 0,
             shutdown: false,
@@ -221,6 +225,10 @@ impl DriveLog {
             Event::Granted(grant) => self.granted(context, grant),
             Event::Io(done) => self.io_done(context, done),
             Event::Idle => self.idle(context),
+            Event::Members(membership) => {
+                self.members = Some(membership);
+                self.checkpoint_wanted = true;
+            }
             Event::Lost(why) => self.abandon(context, why),
             Event::Shutdown => {
                 self.shutdown = true;

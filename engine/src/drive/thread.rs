@@ -95,7 +95,7 @@ impl DriveThread {
     /// Takes the drive out and answers all that waits for it: what is in flight, where it was lost,
     /// and what is in the inbox. Nothing comes into that afterwards.
     fn end(&mut self, effects: &mut Effects, lost: Option<String>) {
-        self.shared.tables.drives.lost(self.idx);
+        self.shared.tables.drives.stopped(self.idx);
         self.metrics.set_up(false);
         let mut events = Vec::new();
         self.handle.inbox.close(&mut events);
@@ -111,6 +111,10 @@ impl DriveThread {
             self.step(event, effects);
         }
         effects.ios.clear();
+        if self.shared.draining() {
+            // Its end is the store's: nobody need stand in for it.
+            effects.down = None;
+        }
         self.shared.carry_out(self.idx, effects);
     }
 
@@ -137,11 +141,9 @@ impl DriveThread {
         for io in effects.ios.drain(..) {
             backend.push(io);
         }
-        self.shared.carry_out(self.idx, effects);
-        if let Some(why) = effects.down.take() {
-            *self.handle.why_down.lock() = why;
-            self.shared.tables.drives.lost(self.idx);
+        if let Some(why) = self.shared.carry_out(self.idx, effects) {
             self.metrics.set_up(false);
+            *self.handle.why_down.lock() = why;
             self.note_blacklisted();
             return true;
         }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::tables::{Begin, DriveSet};
+use super::drive_set::{DriveSet, Membership};
+use super::tables::Begin;
 use super::{Outside, Shared, Tables};
 use crate::api::Completion;
 use crate::config::EngineConfig;
@@ -25,6 +26,11 @@ use crate::segment_log::{
 use crate::slab::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};
 use crate::stream::StripeTable;
 use crate::{EngineMetrics, Mode};
+
+const MEMBERSHIP: Membership = Membership {
+    generation: 1,
+    present: 3,
+};
 
 /// A clock that stands still until it is moved, and the drives' inboxes.
 #[derive(Default)]
@@ -104,7 +110,7 @@ impl World {
             }),
             pool: pool(pool_bytes as usize, config.slab_bytes as usize),
             stripes: StripeTable::default(),
-            drives: DriveSet::new((0..count as u16).collect()),
+            drives: DriveSet::new((0..count as u16).collect(), MEMBERSHIP),
             part_bytes_max: geometry.segment_data / 4,
             version: 0,
         };
@@ -303,8 +309,8 @@ fn blank_log(idx: u8, geometry: Geometry, config: &EngineConfig) -> DriveLog {
         store_key: [7; 32],
         member_idx: idx.into(),
         member_count: 2,
-        member_generation: 1,
-        members_present: 3,
+        member_generation: MEMBERSHIP.generation,
+        members_present: MEMBERSHIP.present,
         epoch: 1,
         clean: false,
         created_ms: 0,

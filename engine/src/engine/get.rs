@@ -40,12 +40,9 @@ impl Shared {
         if self.tables.in_memory() {
             return Ok(Step::Ready(None));
         }
-        let Some(location) = self.tables.index.get(key.hash) else {
+        let Some(location) = self.tables.locate(key.hash) else {
             return Ok(Step::Ready(None));
         };
-        if !self.tables.drives.serves(location.drive_idx) {
-            return Ok(Step::Ready(None));
-        }
         if self.draining() {
             return Err(GetError::Draining);
         }
@@ -128,7 +125,7 @@ impl Shared {
             }
             self.tables.index.get_many(hashes, found);
             for (out, found) in out.iter_mut().zip(found) {
-                *out = found.is_some();
+                *out = found.is_some_and(|at| self.tables.drives.serves(at.drive_idx));
             }
         }
     }

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use super::harness::{Client, value_of};
 use super::tests::files;
 use crate::drive::faulty::Faults;
-use crate::{CompletionResult, DriveState, EngineConfig, PutError, Step, Token};
+use crate::{
+    CompletionResult, DriveOpenError, DriveState, Engine, EngineConfig, EngineMetrics, OpenError,
+    PutError, Step, Token,
+};
 
 /// Waits until a drive is down, and says why it is.
 fn why_down(client: &Client, drive: usize) -> String {
@@ -90,4 +93,101 @@ fn calls_in_flight_on_a_ring_that_fails_end_with_an_error() {
     let why = why_down(&client, 0);
     assert!(why.contains("the ring failed"), "{why}");
     client.put(b"key", b"value").expect_err("lost");
+}
+
+/// 150 values over three drives, more than the pool holds.
+fn put_all(client: &Client, generation: u64) -> Vec<u64> {
+    let put = |key: &u64| {
+        let value = value_of(key + 1000 * generation, 100_000);
+        client.put(&key.to_le_bytes(), &value).is_ok()
+    };
+    (0..150).filter(put).collect()
+}
+
+#[test]
+fn drives_that_remain_take_the_puts_of_one_that_is_lost_and_what_it_had_misses() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = EngineConfig {
+        flap_threshold: 2,
+        ..files(dir.path(), 3, 32 << 20)
+    };
+    let lost_media = config.drives[1].media.clone();
+    let faults = Faults::plan(&lost_media);
+    let metrics = EngineMetrics::detached();
+    let engine = Engine::open(config.clone(), metrics.clone()).expect("open");
+    let client = Client::new(engine);
+    assert_eq!(put_all(&client, 0).len(), 150);
+    let gauge = metrics.drive(&lost_media.display().to_string());
+    assert!(gauge.is_up());
+
+    faults.io.store(true, Ordering::SeqCst);
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut failed = 0;
+    while put_all(&client, 1).len() < 150 {
+        failed += 1;
+        assert!(Instant::now() < until, "its keys find no other drive");
+    }
+    assert!(
+        failed > 0,
+        "puts on the lost drive fail until it is taken out"
+    );
+    let why = why_down(&client, 1);
+    assert!(why.contains("i/o errors"), "{why}");
+    assert!(!gauge.is_up());
+    for key in 0..150u64 {
+        let found = client.get(&key.to_le_bytes());
+        assert!(found == Some(value_of(key + 1000, 100_000)), "key {key}");
+    }
+    client
+        .engine
+        .shutdown(Duration::from_secs(20))
+        .expect("clean stop");
+    drop(client);
+
+    // What is on it may be stale: it is refused, and missed without harm.
+    faults.io.store(false, Ordering::SeqCst);
+    let error = Engine::open(config.clone(), metrics).expect_err("stale");
+    let OpenError::Drive { media, source } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(media, lost_media);
+    assert!(matches!(source, DriveOpenError::Stale { .. }), "{source:?}");
+    std::fs::remove_file(&lost_media).expect("wipe");
+    let client = Client::open(config);
+    for key in 0..150u64 {
+        let found = client.get(&key.to_le_bytes());
+        assert!(found == Some(value_of(key + 1000, 100_000)), "key {key}");
+    }
+}
+
+#[test]
+fn values_of_a_lost_drive_miss_and_those_of_others_are_read() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = EngineConfig {
+        flap_threshold: 1,
+        ..files(dir.path(), 3, 32 << 20)
+    };
+    let faults = Faults::plan(&config.drives[2].media);
+    let client = Client::open(config);
+    assert_eq!(put_all(&client, 0).len(), 150);
+    faults.io.store(true, Ordering::SeqCst);
+    let mut key = 0u64;
+    while matches!(client.get_in(0, &key.to_le_bytes()), Ok(Some(_))) {
+        key += 1;
+    }
+    why_down(&client, 2);
+    let (mut hits, mut misses) = (0, 0);
+    for key in 0..150u64 {
+        match client.get_in(0, &key.to_le_bytes()).expect("no error") {
+            Some(value) => {
+                assert!(value == value_of(key, 100_000), "key {key}");
+                hits += 1;
+            }
+            None => {
+                assert!(!client.exists(&key.to_le_bytes()), "key {key}");
+                misses += 1;
+            }
+        }
+    }
+    assert!(hits > 50 && misses > 5, "{hits} hits, {misses} misses");
 }

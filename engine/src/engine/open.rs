@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use memkv_telemetry::EngineMetrics;
 
+use super::drive_set::{DriveSet, Membership};
 use super::drives::Drives;
-use super::tables::{Begin, DriveSet};
+use super::tables::Begin;
 use super::{Shared, Tables};
 use crate::config::{EngineConfig, FILE_DRIVE_BYTES, Mode};
 use crate::drive::media::Media;
@@ -51,7 +52,7 @@ pub(super) fn open(
         index,
         pool,
         stripes,
-        drives: DriveSet::new(members),
+        drives: DriveSet::new(members, store.membership()),
         part_bytes_max: store.part_bytes_max(),
         version,
     };
@@ -94,6 +95,18 @@ impl Store {
             Found::Down(_) => u16::MAX,
         };
         self.drives.iter().map(member).collect()
+    }
+
+    /// What this start has put on record.
+    fn membership(&self) -> Membership {
+        let ready = self.drives.iter().find_map(|drive| match drive {
+            Found::Ready { recovered, .. } => Some(&recovered.superblock),
+            Found::Down(_) => None,
+        });
+        ready.map_or(Membership::default(), |block| Membership {
+            generation: block.member_generation,
+            present: block.members_present,
+        })
     }
 
     /// The longest extent that every drive takes.
@@ -229,9 +242,9 @@ fn identify(opened: &[Result<Opened, String>]) -> Result<Identity, (usize, Drive
         let behind = newest.member_generation - block.member_generation;
         let counted =
             newest.members_present & 1u64.checked_shl(block.member_idx.into()).unwrap_or(0);
-        // One behind is fine where that start counted on the drive: it was cut short before it
-        // had told all its drives, hence before it served.
-        if behind > 1 || (behind == 1 && counted == 0) {
+        // Being behind is fine where the newest generation counts on the drive: whoever began it
+        // was cut short before all drives had it on record, hence before any change relied on it.
+        if behind > 0 && counted == 0 {
             return Err((idx, DriveOpenError::Stale { path, behind }));
         }
     }
@@ -293,12 +306,8 @@ fn number(
             Ok((media, block))
         })
         .collect();
-    let present = members.iter().flatten().fold(0, |bits, (_, block)| {
-        bits | 1u64.checked_shl(block.member_idx.into()).unwrap_or(0)
-    });
     for (_, block) in members.iter_mut().flatten() {
         block.member_count = next;
-        block.members_present = present;
         block.member_generation = identity.generation + 1;
     }
     members
@@ -335,7 +344,15 @@ fn recover_all(
             }
         }
     }
-    // Only now, when everything was read: from here on the drives count this start.
+    // Only now, when everything was read: from here on the drives count this start, and count on
+    // those that could be read.
+    let present = drives.iter().fold(0, |bits, drive| match drive {
+        Found::Ready { recovered, .. } => {
+            let member = u32::from(recovered.superblock.member_idx);
+            bits | 1u64.checked_shl(member).unwrap_or(0)
+        }
+        Found::Down(_) => bits,
+    });
     for (drive, drive_config) in drives.iter_mut().zip(&config.drives) {
         let Found::Ready { media, recovered } = drive else {
             continue;
@@ -346,6 +363,7 @@ fn recover_all(
         };
         let block = &mut recovered.superblock;
         block.epoch += 1;
+        block.members_present = present;
         block.clean = false;
         write_superblock(media, block).map_err(fault)?;
     }

@@ -110,7 +110,8 @@ impl Shared {
     }
 
     /// Does what a step of a drive's log wants done, apart from I/O, which is its backend's.
-    pub(crate) fn carry_out(&self, drive: u8, effects: &mut Effects) {
+    /// Returns why the drive is lost, if it just was.
+    pub(crate) fn carry_out(&self, drive: u8, effects: &mut Effects) -> Option<String> {
         for answer in effects.answers.drain(..) {
             answer.deliver();
         }
@@ -120,6 +121,16 @@ impl Shared {
         for wait in effects.waits.drain(..) {
             self.wait_for_drive(drive, wait);
         }
+        if let Some(generation) = effects.recorded.take() {
+            self.tables.drives.recorded(drive, generation);
+        }
+        let down = effects.down.take()?;
+        if let Some(membership) = self.tables.drives.lost(drive) {
+            for left in self.tables.drives.serving() {
+                self.post(left, Event::Members(membership));
+            }
+        }
+        Some(down)
     }
 
     /// Leases memory for a read; the drive hears of it at once, or when there is some.

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memkv_telemetry::{EngineMetrics, EvictionReason, SlabState};
 
+use super::drive_set::DriveSet;
 use super::memory;
 use crate::cache::{Cache, CacheConfig, CacheKey, Evicted};
 use crate::config::{EngineConfig, Mode};
 use crate::entry::Meta;
-use crate::index::{Index, KeyHash, KeyHasher};
+use crate::index::{Index, KeyHash, KeyHasher, Location};
 use crate::slab::{ReadMemory, SlabPool, WriteMemory};
 use crate::stream::StripeTable;
 
@@ -88,25 +89,31 @@ impl Tables {
         self.versions.load(Ordering::Relaxed)
     }
 
-    /// Where a change of a key goes: to the drive that has it, else to one of those that were
-    /// there at the start, always the same one. A drive that fails later keeps its keys, so
-    /// that what is on it can't become stale.
-    pub(crate) fn home(&self, hash: KeyHash) -> Option<u8> {
-        if let Some(location) = self.index.get(hash)
-            && self.drives.serves(location.drive_idx)
-        {
-            return Some(location.drive_idx);
-        }
-        let pick = (hash.0 >> 64) as usize % self.drives.opened().count().max(1);
-        self.drives.opened().nth(pick)
+    /// Where a key's value lies, if that drive serves: what a lost one has is as good as gone.
+    pub(crate) fn locate(&self, hash: KeyHash) -> Option<Location> {
+        let location = self.index.get(hash)?;
+        self.drives.serves(location.drive_idx).then_some(location)
     }
 
-    /// The drive of a part: the next ones after the key's own, round and round.
+    /// Where a change of a key goes: to the drive that has it, else always to the same one, and
+    /// while that is lost to another, see [`DriveSet::instead_of`].
+    pub(crate) fn home(&self, hash: KeyHash) -> Option<u8> {
+        if let Some(location) = self.locate(hash) {
+            return Some(location.drive_idx);
+        }
+        let pick = (hash.0 >> 64) as usize % self.drives.members().len().max(1);
+        if self.drives.serves(pick as u8) {
+            return Some(pick as u8);
+        }
+        self.drives.instead_of(pick as u8, (hash.0 >> 32) as u32)
+    }
+
+    /// The drive of a part: the next ones after the key's own that serve, round and round.
     pub(crate) fn stripe_drive(&self, home: u8, part: u64) -> u8 {
-        let opened = || self.drives.opened();
-        let count = opened().count().max(1) as u64;
-        let first = opened().position(|idx| idx == home).unwrap_or(0) as u64;
-        opened()
+        let serving = || self.drives.serving();
+        let count = serving().count().max(1) as u64;
+        let first = serving().position(|idx| idx == home).unwrap_or(0) as u64;
+        serving()
             .nth(((first + part) % count) as usize)
             .unwrap_or(home)
     }
@@ -189,45 +196,5 @@ impl Tables {
         self.metrics.set_slabs(SlabState::Hot, hot);
         self.metrics.set_slabs(SlabState::Stored, stored);
         self.metrics.set_index_entries(self.index.len() as u64);
-    }
-}
-
-/// The drives by their numbers: which there were at the start, and which serve.
-pub(crate) struct DriveSet {
-    /// The drives' numbers for good; `u16::MAX` for those that weren't there.
-    members: Vec<u16>,
-    serving: AtomicU64,
-}
-
-impl DriveSet {
-    /// Of drives with these numbers for good; `u16::MAX` for those that aren't there.
-    pub(crate) fn new(members: Vec<u16>) -> Self {
-        let set = Self {
-            members,
-            serving: AtomicU64::new(0),
-        };
-        let serving = set.opened().fold(0, |bits, drive| bits | 1u64 << drive);
-        set.serving.store(serving, Ordering::Relaxed);
-        set
-    }
-
-    pub(crate) fn members(&self) -> &[u16] {
-        &self.members
-    }
-
-    /// The drives that were there at the start.
-    fn opened(&self) -> impl Iterator<Item = u8> + '_ {
-        let there = |(_, member): &(u8, &u16)| **member != u16::MAX;
-        (0..).zip(&self.members).filter(there).map(|(idx, _)| idx)
-    }
-
-    pub(crate) fn serves(&self, drive: u8) -> bool {
-        self.serving.load(Ordering::SeqCst) >> (drive % 64) & 1 == 1
-    }
-
-    /// Takes a drive out.
-    pub(crate) fn lost(&self, drive: u8) {
-        self.serving
-            .fetch_and(!(1u64 << (drive % 64)), Ordering::SeqCst);
     }
 }

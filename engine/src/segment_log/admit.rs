@@ -64,7 +64,7 @@ impl DriveLog {
                     namespace: work.namespace,
                     key: &work.key,
                 };
-                let indexed = context.tables.index.get(work.hash).is_some();
+                let indexed = context.tables.locate(work.hash).is_some();
                 if indexed {
                     return Some(true);
                 }
@@ -82,7 +82,7 @@ impl DriveLog {
                     namespace: put.namespace,
                     key: &put.key,
                 };
-                let Some(location) = context.tables.index.get(put.hash) else {
+                let Some(location) = context.tables.locate(put.hash) else {
                     return Some(self.judge(context, op, None));
                 };
                 if let Some(hit) = context.tables.cache.peek(&key) {

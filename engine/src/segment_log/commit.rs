@@ -1,6 +1,7 @@
 //! From data on the drive to an acknowledged change: journal, flush, index.
 
 use std::collections::VecDeque;
+use std::io;
 
 use super::bytes::PAGE;
 use super::journal::{FRAME_MAX, Ring, Row, RowOp, encode_frame};
@@ -304,6 +305,11 @@ impl DriveLog {
 
     /// Makes a change visible and answers it.
     fn publish(&mut self, context: &mut Context<'_>, op: usize) {
+        if self.down {
+            // Its key may be another drive's already.
+            let why = io::Error::other("the drive was taken out");
+            return self.fail_op(context, op, &why);
+        }
         let location = self.ops[op].location.expect("a durable change has a place");
         let version = self.ops[op].version;
         let tables = context.tables;

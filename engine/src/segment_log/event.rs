@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::api::{Class, Completion, CompletionResult, IoTimes, Token};
 use crate::drive::{Io, IoDone};
-use crate::engine::Tables;
+use crate::engine::{Membership, Tables};
 use crate::entry::OwnedPut;
 use crate::index::{KeyHash, Location};
 use crate::metrics::Tick;
@@ -122,6 +122,8 @@ pub(crate) enum Event {
     Io(IoDone),
     /// Nothing else waits: send off what was gathered.
     Idle,
+    /// Another drive is lost: to be put on record.
+    Members(Membership),
     /// Finish, write a checkpoint, stop.
     Shutdown,
     /// Nothing does this drive's I/O any more, and what is in flight won't be heard of. Why.
@@ -144,6 +146,8 @@ pub(crate) struct Effects {
     /// Events for logs of other drives, or for this one later.
     pub(crate) elsewhere: Vec<(u8, Event)>,
     pub(crate) waits: Vec<MemoryWait>,
+    /// The member generation that the superblock has now.
+    pub(crate) recorded: Option<u64>,
     /// The drive failed and must not be used any more.
     pub(crate) down: Option<String>,
 }

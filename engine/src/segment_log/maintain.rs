@@ -21,6 +21,8 @@ pub(super) struct CheckpointRun {
     /// Segments that were sealed and quiet when it began.
     covers: Vec<(u32, u32)>,
     failed: bool,
+    /// The member generation that it puts on record.
+    members: Option<u64>,
     /// Nothing was written since the shutdown: the drive is clean after it.
     last: bool,
 }
@@ -135,6 +137,7 @@ impl DriveLog {
             written: 0,
             covers,
             failed: false,
+            members: None,
             last: self.shutdown,
         });
         self.checkpoint_step(context);
@@ -246,6 +249,11 @@ impl DriveLog {
                     self.superblock.generation += 1;
                     self.superblock.checkpoint = run.pointer;
                     self.superblock.clean = run.last;
+                    if let Some(members) = self.members {
+                        self.superblock.member_generation = members.generation;
+                        self.superblock.members_present = members.present;
+                        run.members = Some(members.generation);
+                    }
                 }
                 let page = self.superblock.encode();
                 let Some(buffer) = self.buffer(&page) else {
@@ -263,12 +271,12 @@ impl DriveLog {
                 let at = self.segments.geometry.copies()[copy];
                 self.submit_write(context, Purpose::Checkpoint, at, buffer);
             }
-            Stage::Done => self.checkpoint_ended(),
+            Stage::Done => self.checkpoint_ended(context),
             _ => {}
         }
     }
 
-    fn checkpoint_ended(&mut self) {
+    fn checkpoint_ended(&mut self, context: &mut Context<'_>) {
         let Some(run) = self.checkpoint.take() else {
             return;
         };
@@ -280,6 +288,9 @@ impl DriveLog {
             }
         }
         self.closed = run.last;
+        if run.members.is_some() {
+            context.effects.recorded = run.members;
+        }
     }
 
     pub(super) fn checkpoint_done(&mut self, context: &mut Context<'_>, done: IoDone) {

@@ -66,6 +66,11 @@ impl DriveMetrics {
         self.0.up.set(u64::from(is_up));
     }
 
+    /// Whether it serves.
+    pub fn is_up(&self) -> bool {
+        self.0.up.get() == 1
+    }
+
     /// Sets how much live data it holds and how much it can hold.
     pub fn set_space(&self, used_bytes: u64, capacity_bytes: u64) {
         self.0.used_bytes.set(used_bytes);
