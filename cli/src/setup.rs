@@ -4,21 +4,22 @@
 //! Nothing is touched before every drive was found fit, or `--force` given. Blank drives are
 //! formatted by the server's first start, which knows their share of the store.
 
-mod media;
-mod wipe;
-
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use anyhow::bail;
 use clap::Args;
+use memkv_engine::{DriveOpenError, MediaContent, format_drive, inspect_media};
 use memkv_server::config::Facts;
 use memkv_settings::{ByteSize, Value};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::out;
-use media::{Content, Host, Kind, Media};
 
 /// Prepare drives and write a server's configuration to stdout
 #[derive(Debug, Args)]
@@ -52,6 +53,34 @@ pub(crate) struct Setup {
     idempotent: bool,
 }
 
+/// What kind of thing a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Device,
+    /// There or not: a server creates it.
+    File,
+}
+
+/// A drive as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Drive {
+    path: PathBuf,
+    kind: Kind,
+    content: Content,
+}
+
+/// What a drive holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Content {
+    Blank,
+    /// A whole store of ours.
+    Store,
+    /// Something else, in words that follow the path.
+    Other(String),
+    /// Somebody uses it right now, which no flag can make safe: who, and what to do about it.
+    InUse(String),
+}
+
 /// What happens to a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
@@ -63,18 +92,17 @@ enum Plan {
 
 impl Setup {
     pub(crate) fn run(self) -> Outcome {
-        let host = Host::default();
-        let drives = self.inspect(&host)?;
+        let drives = self.inspect()?;
         let mode = mode_of(&drives)?;
         let plans = self.plan(&drives)?;
         for (drive, plan) in drives.iter().zip(plans) {
             let path = drive.path.display();
             match plan {
                 Plan::Wipe => {
-                    wipe::wipe(drive)?;
+                    wipe(drive)?;
                     out::tell(format_args!("memkv: wiped {path}"));
                 }
-                Plan::Keep if drive.content == Content::Memkv => {
+                Plan::Keep if drive.content == Content::Store => {
                     out::tell(format_args!(
                         "memkv: kept {path}, which already belongs to memkv"
                     ));
@@ -87,24 +115,25 @@ impl Setup {
         let device = self
             .rdma
             .clone()
-            .unwrap_or_else(|| first_rdma_device(&host));
+            .unwrap_or_else(|| first_rdma_device(Path::new("/sys")));
         out::print(&self.yaml(mode, &drives, pool, &device))?;
         advise(mode, pool, &facts);
         Ok(Exit::Done)
     }
 
-    fn inspect(&self, host: &Host) -> Result<Vec<Media>, Failure> {
+    fn inspect(&self) -> Result<Vec<Drive>, Failure> {
         let mut drives = Vec::new();
         let mut problems = Vec::new();
         let mut seen = HashSet::new();
         for path in &self.drives {
             let absolute = std::path::absolute(path)?;
-            match Media::inspect(&absolute, host, wipe::is_memkv) {
-                Ok(drive) => drives.push(drive),
-                Err(error) => problems.push(format!("{}: {error}", absolute.display())),
-            }
             // Two names of one drive are one drive.
-            if !seen.insert(fs::canonicalize(&absolute).unwrap_or(absolute)) {
+            let identity = identity(&absolute);
+            match Drive::inspect(absolute) {
+                Ok(drive) => drives.push(drive),
+                Err(error) => problems.push(error),
+            }
+            if !seen.insert(identity) {
                 problems.push(format!(
                     "{} is named twice; name each drive once",
                     path.display()
@@ -121,27 +150,20 @@ impl Setup {
     }
 
     /// Decides about every drive, or says of each why it can't be taken.
-    fn plan(&self, drives: &[Media]) -> Result<Vec<Plan>, Failure> {
+    fn plan(&self, drives: &[Drive]) -> Result<Vec<Plan>, Failure> {
         let mut refusals = Vec::new();
         let mut plans = Vec::new();
         for drive in drives {
-            let objections = drive.objections();
             let path = drive.path.display();
-            if drive.busy() {
-                let what = objections.join(", ");
-                refusals.push(format!("{path} {what}; unmount or stop what uses it first"));
-            } else if objections.is_empty() {
-                plans.push(Plan::Keep);
-            } else if self.force {
-                plans.push(Plan::Wipe);
-            } else if drive.content == Content::Memkv && self.idempotent {
-                plans.push(Plan::Keep);
-            } else {
-                let keep = match drive.content {
-                    Content::Memkv => "; --idempotent keeps it, --force wipes it",
-                    _ => "; --force wipes it",
-                };
-                refusals.push(format!("{path} {}{keep}", objections.join(", ")));
+            match &drive.content {
+                Content::InUse(how) => refusals.push(format!("{path} is {how}")),
+                Content::Blank => plans.push(Plan::Keep),
+                _ if self.force => plans.push(Plan::Wipe),
+                Content::Store if self.idempotent => plans.push(Plan::Keep),
+                Content::Store => refusals.push(format!(
+                    "{path} already belongs to memkv; --idempotent keeps it, --force wipes it"
+                )),
+                Content::Other(what) => refusals.push(format!("{path} {what}; --force wipes it")),
             }
         }
         if refusals.is_empty() {
@@ -151,7 +173,7 @@ impl Setup {
         Err(Failure::new(Exit::Refused, anyhow::anyhow!(text)))
     }
 
-    fn yaml(&self, mode: Mode, drives: &[Media], pool: ByteSize, device: &str) -> String {
+    fn yaml(&self, mode: Mode, drives: &[Drive], pool: ByteSize, device: &str) -> String {
         let block = match self.shard_size / 1024 {
             0 => ByteSize::mib(4),
             mib => ByteSize::mib(mib),
@@ -171,6 +193,115 @@ impl Setup {
     }
 }
 
+impl Drive {
+    /// Looks at a path; the error is a line for the user.
+    fn inspect(path: PathBuf) -> Result<Self, String> {
+        let named = |error: io::Error| format!("{}: {error}", path.display());
+        let kind = match fs::metadata(&path) {
+            Ok(meta) if meta.file_type().is_block_device() => Kind::Device,
+            Ok(meta) if meta.is_file() => Kind::File,
+            Ok(_) => {
+                let what = "is neither a block device nor a regular file";
+                return Err(named(io::Error::other(what)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let folder = path.parent().unwrap_or(Path::new("/"));
+                return match fs::metadata(folder) {
+                    Ok(meta) if meta.is_dir() => Ok(Self {
+                        path,
+                        kind: Kind::File,
+                        content: Content::Blank,
+                    }),
+                    Ok(_) => Err(named(error)),
+                    Err(error) => Err(named(error)),
+                };
+            }
+            Err(error) => return Err(named(error)),
+        };
+        let content = match inspect_media(&path) {
+            Ok(content) => Content::of(content),
+            Err(DriveOpenError::InUse { how, .. }) => Content::InUse(how),
+            Err(error @ DriveOpenError::TooSmall { .. }) if kind == Kind::File => {
+                // Emptied, it gets the size that the server wants.
+                let text = error.to_string();
+                let name = path.display().to_string();
+                Content::Other(text.strip_prefix(&name).unwrap_or(&text).trim().to_owned())
+            }
+            Err(error) => return Err(chain(&error)),
+        };
+        Ok(Self {
+            path,
+            kind,
+            content,
+        })
+    }
+}
+
+impl Content {
+    fn of(content: MediaContent) -> Self {
+        match content {
+            MediaContent::Blank => Self::Blank,
+            MediaContent::Store { .. } => Self::Store,
+            MediaContent::NewerStore(version) => Self::Other(format!(
+                "belongs to a newer memkv (on-disk format {version}), which can read it"
+            )),
+            MediaContent::DamagedStore => {
+                Self::Other("belongs to memkv, but all copies of its superblock are damaged".into())
+            }
+            MediaContent::Foreign(what) => Self::Other(format!("holds {what}")),
+        }
+    }
+}
+
+/// Blanks a drive, and makes sure that the server's start finds it so.
+fn wipe(drive: &Drive) -> anyhow::Result<()> {
+    format_drive(&drive.path, true)?;
+    if drive.kind == Kind::File {
+        return Ok(());
+    }
+    // The kernel still has the partitions of the table that went; where it can't read the table
+    // anew, the look below says so.
+    for program in ["blockdev", "/usr/sbin/blockdev", "/sbin/blockdev"] {
+        let mut blockdev = Command::new(program);
+        blockdev.arg("--rereadpt").arg(&drive.path);
+        let quiet = blockdev.stdin(Stdio::null()).stderr(Stdio::null());
+        if quiet.status().is_ok() {
+            break;
+        }
+    }
+    let path = drive.path.display();
+    match inspect_media(&drive.path)? {
+        MediaContent::Blank => Ok(()),
+        MediaContent::Foreign(what) => bail!(
+            "{path} was wiped, but the kernel still sees {what}; run blockdev --rereadpt {path}, or \
+             plug it in again"
+        ),
+        _ => bail!("{path} was wiped and holds a store again; what else writes to it?"),
+    }
+}
+
+/// What tells drives apart: the number of a device, else the path without links.
+fn identity(path: &Path) -> (Option<u64>, PathBuf) {
+    match fs::metadata(path) {
+        Ok(meta) if meta.file_type().is_block_device() => (Some(meta.rdev()), PathBuf::new()),
+        _ => {
+            let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+            (None, path)
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(why) = cause {
+        let _ = write!(text, ": {why}");
+        cause = why.source();
+    }
+    text
+}
+
 /// The storage modes that have drives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -187,7 +318,7 @@ impl Mode {
     }
 }
 
-fn mode_of(drives: &[Media]) -> Result<Mode, Failure> {
+fn mode_of(drives: &[Drive]) -> Result<Mode, Failure> {
     let devices = drives
         .iter()
         .filter(|drive| drive.kind == Kind::Device)
@@ -220,10 +351,9 @@ fn pool_size(mode: Mode, facts: &Facts) -> ByteSize {
     ByteSize((bytes / unit * unit).max(64 << 20))
 }
 
-fn first_rdma_device(host: &Host) -> String {
-    let devices = fs::read_dir(host.sys.join("class/infiniband"))
-        .into_iter()
-        .flatten();
+fn first_rdma_device(sys: &Path) -> String {
+    let devices = fs::read_dir(sys.join("class/infiniband"));
+    let devices = devices.into_iter().flatten();
     let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.min().unwrap_or_else(|| "mlx5_0".to_owned())
 }

@@ -46,6 +46,18 @@ pub enum Verify {
     Unclean,
 }
 
+/// Reserved huge pages for the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// Required in direct mode, used elsewhere where there are enough.
+    #[default]
+    Auto,
+    /// Without enough of them, the engine doesn't open.
+    Required,
+    /// Never used.
+    Off,
+}
+
 /// One drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveConfig {
@@ -70,6 +82,8 @@ pub struct EngineConfig {
     pub slab_bytes: u64,
     /// `memory.max_size`: size of the pool (of the hot tier and of everything in flight).
     pub pool_bytes: u64,
+    /// `memory.hugepages`
+    pub huge_pages: HugePages,
     /// `storage.eviction`
     pub eviction: bool,
     /// `storage.sync`
@@ -95,6 +109,7 @@ impl Default for EngineConfig {
             extent_bytes: 4 << 20,
             slab_bytes: 2 << 20,
             pool_bytes: 1 << 30,
+            huge_pages: HugePages::default(),
             eviction: true,
             sync: Sync::default(),
             verify: Verify::default(),

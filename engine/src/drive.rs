@@ -11,6 +11,7 @@ pub(crate) mod media;
 )]
 pub(crate) mod ring;
 pub(crate) mod thread;
+pub(crate) mod users;
 
 use std::io;
 

@@ -239,11 +239,13 @@ pub enum DriveOpenError {
         /// What there is.
         free: u64,
     },
-    /// Another process has it.
-    #[error("{} is in use by another memkv server or process; stop it first", path.display())]
+    /// Somebody else has it: another process, a mount, a device on top of it.
+    #[error("{} is {how}", path.display())]
     InUse {
         /// The path.
         path: PathBuf,
+        /// How it is used, and what to do about that.
+        how: String,
     },
     /// It holds something that isn't ours.
     #[error(
@@ -305,7 +307,7 @@ pub enum DriveOpenError {
         what: String,
     },
     /// It is too small, or smaller than it was formatted for.
-    #[error("{} has {bytes} bytes; needs at least {needed}", path.display())]
+    #[error("{} has {bytes} bytes; needs at least {needed}: pick a larger one", path.display())]
     TooSmall {
         /// The path.
         path: PathBuf,

@@ -25,7 +25,7 @@ use memkv_settings::{
 
 pub use facts::Facts;
 pub use memkv_telemetry::OtlpProtocol;
-pub use raw::{LogFormat, LogLevel, PayloadMac, RdmaMode, SyncMode, VerifyMode};
+pub use raw::{HugepageMode, LogFormat, LogLevel, PayloadMac, RdmaMode, SyncMode, VerifyMode};
 
 /// Where a server's configuration is when no flag names one.
 pub const DEFAULT_PATH: &str = "/etc/memkv/config.yaml";
@@ -96,7 +96,9 @@ pub struct Memory {
     pub block_bytes: u64,
     /// Bytes of the pool: whole slabs, at least four.
     pub pool_bytes: u64,
-    /// Whether to map it in huge pages; there were enough when this was decided.
+    /// Whether it may or must be mapped in huge pages.
+    pub hugepages: HugepageMode,
+    /// Whether it is mapped in huge pages; there were enough when this was decided.
     pub huge_pages: bool,
     /// Whether slabs freed twice leave a backtrace in the log.
     pub double_free_trace: bool,

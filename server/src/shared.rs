@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use memkv_engine::{DriveConfig, Engine, EngineConfig, Mode, Sync, Verify};
+use memkv_engine::{DriveConfig, Engine, EngineConfig, HugePages, Mode, Sync, Verify};
 use memkv_proto::op::ErrorCode;
 use memkv_proto::session::{Features, KeyId, KeyRing, KeyUse, SessionInfo};
 use memkv_proto::stat::StatKey;
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use crate::admission::Admission;
-use crate::config::{AuthKeys, Backend, Config, PayloadMac, SyncMode, VerifyMode};
+use crate::config::{AuthKeys, Backend, Config, HugepageMode, PayloadMac, SyncMode, VerifyMode};
 use crate::dispatch::End;
 use crate::limits::Limits;
 use crate::server::LogLevelSetter;
@@ -202,6 +202,11 @@ impl Shared {
             extent_bytes: storage.extent_bytes,
             slab_bytes: memory.block_bytes,
             pool_bytes: memory.pool_bytes,
+            huge_pages: match memory.hugepages {
+                HugepageMode::Auto => HugePages::Auto,
+                HugepageMode::Required => HugePages::Required,
+                HugepageMode::Off => HugePages::Off,
+            },
             eviction: storage.eviction,
             sync: match storage.sync {
                 SyncMode::Always => Sync::Always,

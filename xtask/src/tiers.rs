@@ -26,6 +26,10 @@ const TIERS: &[Tier] = &[
         name: "collector",
         what: "traces through a real OpenTelemetry Collector",
     },
+    Tier {
+        name: "block",
+        what: "setup and direct mode on block devices (loop devices; needs root)",
+    },
 ];
 
 /// Tiers that the design names and nothing provides yet.

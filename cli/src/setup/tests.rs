@@ -13,19 +13,16 @@ fn setup(arguments: &[&str]) -> Setup {
     Line::parse_from([&["setup"], arguments].concat()).setup
 }
 
-fn drive(path: &str, kind: Kind, content: Content) -> Media {
-    Media {
+fn drive(path: &str, kind: Kind, content: Content) -> Drive {
+    Drive {
         path: path.into(),
         kind,
-        mounts: Vec::new(),
-        partitions: Vec::new(),
-        holders: Vec::new(),
         content,
     }
 }
 
 /// What `setup` plans for one device, or why it refuses.
-fn plan(flags: &[&str], drive: Media) -> String {
+fn plan(flags: &[&str], drive: Drive) -> String {
     let setup = setup(&[&["--drives", "/dev/x"], flags].concat());
     match setup.plan(&[drive]) {
         Ok(plans) => format!("{:?}", plans[0]),
@@ -42,36 +39,27 @@ fn plan(flags: &[&str], drive: Media) -> String {
 #[test]
 fn what_holds_something_is_refused_unless_forced() {
     let device = |content| drive("/dev/x", Kind::Device, content);
-    let xfs = || device(Content::Known("an XFS file system"));
+    let foreign = |what: &str| device(Content::of(MediaContent::Foreign(what.into())));
     assert_eq!(plan(&[], device(Content::Blank)), "Keep");
-    assert_eq!(
-        plan(&[], xfs()),
-        "/dev/x holds an XFS file system; --force wipes it"
-    );
-    assert_eq!(
-        plan(&["--idempotent"], xfs()),
-        "/dev/x holds an XFS file system; --force wipes it"
-    );
-    assert_eq!(plan(&["--force"], xfs()), "Wipe");
-    let foreign = plan(&[], device(Content::Foreign));
-    assert_eq!(
-        foreign,
-        "/dev/x holds data that isn't memkv's; --force wipes it"
-    );
-    let parted = Media {
-        partitions: vec!["x1".into(), "x2".into()],
-        ..device(Content::Foreign)
-    };
-    assert_eq!(
-        plan(&[], parted.clone()),
-        "/dev/x has the partitions x1, x2, holds data that isn't memkv's; --force wipes it"
-    );
-    assert_eq!(plan(&["--force"], parted), "Wipe");
+    for flags in [&[][..], &["--idempotent"]] {
+        assert_eq!(
+            plan(flags, foreign("an XFS file system")),
+            "/dev/x holds an XFS file system; --force wipes it"
+        );
+    }
+    assert_eq!(plan(&["--force"], foreign("an XFS file system")), "Wipe");
+    for content in [MediaContent::DamagedStore, MediaContent::NewerStore(7)] {
+        let content = || device(Content::of(content.clone()));
+        assert!(plan(&["--idempotent"], content()).ends_with("; --force wipes it"));
+        assert_eq!(plan(&["--force"], content()), "Wipe");
+    }
+    let newer = device(Content::of(MediaContent::NewerStore(7)));
+    assert!(plan(&[], newer).contains("on-disk format 7"));
 }
 
 #[test]
 fn drives_of_memkv_are_kept_only_when_told_so() {
-    let ours = || drive("/dev/x", Kind::Device, Content::Memkv);
+    let ours = || drive("/dev/x", Kind::Device, Content::Store);
     let refusal = "/dev/x already belongs to memkv; --idempotent keeps it, --force wipes it";
     assert_eq!(plan(&[], ours()), refusal);
     assert_eq!(plan(&["--idempotent"], ours()), "Keep");
@@ -80,25 +68,36 @@ fn drives_of_memkv_are_kept_only_when_told_so() {
 
 #[test]
 fn what_is_in_use_is_refused_even_when_forced() {
-    let blank = drive("/dev/x", Kind::Device, Content::Blank);
-    let mounted = Media {
-        mounts: vec!["/srv".into()],
-        ..blank.clone()
-    };
-    let held = Media {
-        holders: vec!["dm-0".into()],
-        ..blank
-    };
+    let how = "mounted at /srv; unmount it first";
+    let used = drive("/dev/x", Kind::Device, Content::InUse(how.into()));
     for flags in [&[][..], &["--force"], &["--idempotent"]] {
-        assert_eq!(
-            plan(flags, mounted.clone()),
-            "/dev/x is mounted at /srv; unmount or stop what uses it first"
-        );
-        assert_eq!(
-            plan(flags, held.clone()),
-            "/dev/x is in use by dm-0; unmount or stop what uses it first"
-        );
+        assert_eq!(plan(flags, used.clone()), format!("/dev/x is {how}"));
     }
+}
+
+#[test]
+fn files_and_places_for_files_are_told_from_the_rest() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("f");
+    let inspect = |path: &Path| Drive::inspect(path.to_owned());
+    assert_eq!(
+        inspect(&file).unwrap(),
+        drive(file.to_str().unwrap(), Kind::File, Content::Blank)
+    );
+    fs::write(&file, "text").unwrap();
+    let content = inspect(&file).unwrap().content;
+    assert_eq!(
+        content,
+        Content::Other("holds data of unknown origin".into())
+    );
+    fs::write(&file, [0; 4096]).unwrap();
+    assert_eq!(
+        inspect(&file).unwrap().content,
+        Content::Other("has 4096 bytes; needs at least 16777216: pick a larger one".to_owned())
+    );
+    assert!(inspect(root.path()).is_err(), "a folder is no drive");
+    assert!(inspect(&root.path().join("no/such")).is_err());
+    assert!(inspect(&file.join("below")).is_err());
 }
 
 #[test]
@@ -125,7 +124,7 @@ fn the_shard_size_becomes_the_block_size_from_1024_on() {
 #[test]
 fn files_and_devices_do_not_mix() {
     let device = drive("/dev/x", Kind::Device, Content::Blank);
-    let file = drive("/data/x", Kind::Absent, Content::Blank);
+    let file = drive("/data/x", Kind::File, Content::Blank);
     assert_eq!(
         mode_of(std::slice::from_ref(&device)).ok(),
         Some(Mode::Direct)
@@ -165,43 +164,13 @@ fn the_pool_takes_four_fifths_of_free_ram_or_the_reserved_huge_pages() {
 }
 
 #[test]
-fn a_wiped_file_is_empty_and_a_wiped_device_has_no_signature() {
-    let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("drive");
-    let wipe = |kind| {
-        fs::write(&path, vec![7; 5 << 20]).unwrap();
-        wipe::wipe(&Media {
-            path: path.clone(),
-            ..drive("", kind, Content::Foreign)
-        })
-        .unwrap();
-        fs::read(&path).unwrap()
-    };
-    assert!(wipe(Kind::File).is_empty());
-
-    // A regular file stands in for a device; only the exclusive open differs.
-    let bytes = wipe(Kind::Absent);
-    assert_eq!(bytes.len(), 5 << 20);
-    assert!(
-        bytes[..1 << 20]
-            .iter()
-            .chain(&bytes[4 << 20..])
-            .all(|byte| *byte == 0)
-    );
-}
-
-#[test]
 fn the_first_rdma_device_is_taken() {
     let root = tempfile::tempdir().unwrap();
-    let host = Host {
-        proc: root.path().into(),
-        sys: root.path().into(),
-    };
-    assert_eq!(first_rdma_device(&host), "mlx5_0");
+    assert_eq!(first_rdma_device(root.path()), "mlx5_0");
     for name in ["mlx5_2", "bnxt_re0"] {
         fs::create_dir_all(root.path().join("class/infiniband").join(name)).unwrap();
     }
-    assert_eq!(first_rdma_device(&host), "bnxt_re0");
+    assert_eq!(first_rdma_device(root.path()), "bnxt_re0");
 }
 
 #[test]
@@ -219,7 +188,7 @@ fn what_setup_writes_is_a_configuration() {
         (Mode::File, "/d/#1"),
     ] {
         let setup = setup(&["--drives", path, "--shard-size", "2048"]);
-        let drives = [drive(path, Kind::Absent, Content::Blank)];
+        let drives = [drive(path, Kind::File, Content::Blank)];
         let yaml = setup.yaml(mode, &drives, ByteSize::gib(8), "mlx5_1");
         let environment =
             memkv_settings::Environment::default().with("MEMKV_AUTH_KEY", "0f".repeat(32));

@@ -311,35 +311,31 @@ fn setup_writes_only_yaml_to_stdout_and_the_server_accepts_it() {
 fn setup_refuses_what_is_not_blank_and_touches_nothing() {
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("mine"), "precious").unwrap();
-    fs::write(home.path().join("ours"), b"memkvSB\x01 and so on").unwrap();
-    fs::write(home.path().join("blank"), [0; 4096]).unwrap();
-    let drives = ["setup", "--drives", "blank", "mine", "ours"];
+    let mut ours = b"memkvSB\x01 and so on".to_vec();
+    ours.resize(16 << 20, 0);
+    fs::write(home.path().join("ours"), &ours).unwrap();
+    let mut late = vec![0; 17 << 20];
+    late[16 << 20] = 1;
+    fs::write(home.path().join("late"), &late).unwrap();
+    fs::write(home.path().join("blank"), "").unwrap();
+    let drives = ["setup", "--drives", "blank", "mine", "ours", "late"];
     let output = run(home.path(), &drives);
-    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
     assert!(output.stdout.is_empty());
     let stderr = text(&output.stderr).replace(home.path().to_str().unwrap(), "HOME");
     expect![[r#"
         memkv: nothing was touched, because
-          HOME/mine holds data that isn't memkv's; --force wipes it
-          HOME/ours already belongs to memkv; --idempotent keeps it, --force wipes it
+          HOME/mine holds data of unknown origin; --force wipes it
+          HOME/ours belongs to memkv, but all copies of its superblock are damaged; --force wipes it
+          HOME/late holds data of unknown origin; --force wipes it
     "#]]
     .assert_eq(&stderr);
     assert_eq!(fs::read(home.path().join("mine")).unwrap(), b"precious");
-
-    let output = run(
-        home.path(),
-        &["setup", "--drives", "blank", "ours", "--idempotent"],
-    );
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(
-        fs::read(home.path().join("ours"))
-            .unwrap()
-            .starts_with(b"memkvSB")
-    );
+    assert!(fs::read(home.path().join("ours")).unwrap() == ours);
 
     let output = run(home.path(), &[&drives[..], &["--force"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    for name in ["mine", "ours"] {
+    for name in ["mine", "ours", "late"] {
         assert!(
             fs::read(home.path().join(name)).unwrap().is_empty(),
             "{name} was wiped"

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::users::Users;
 use crate::error::DriveOpenError;
 use crate::segment_log::bytes::PAGE;
 
@@ -55,6 +56,12 @@ impl Media {
             && path
                 .metadata()
                 .is_ok_and(|meta| meta.file_type().is_block_device());
+        // Opening it would succeed; the first write would not.
+        if device && Users::of(path).read_only {
+            let remedy = "pick another one, or make it writable with blockdev --setrw";
+            let why = io::ErrorKind::ReadOnlyFilesystem.into();
+            return Err(access("write to", path, remedy, why));
+        }
         let (file, direct) = open_file(path, !exists, device)?;
         lock(&file, path)?;
         let mut media = Self {
@@ -171,7 +178,11 @@ fn lock(file: &File, path: &Path) -> Result<(), DriveOpenError> {
             Err(why) => return Err(access("lock", path, "use a local file system", why.into())),
         }
     }
-    Err(DriveOpenError::InUse { path: path.into() })
+    let how = super::users::IN_USE.into();
+    Err(DriveOpenError::InUse {
+        path: path.into(),
+        how,
+    })
 }
 
 fn access(
@@ -188,6 +199,20 @@ fn access(
     }
 }
 
+/// Opens a device that may still be held by a server that has ended: the kernel closes its ring's
+/// files a moment later. One that is mounted or has holders is refused at once.
+fn patiently(path: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match open() {
+            Err(why) if why.raw_os_error() == Some(libc::EBUSY) && !Users::of(path).any() => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+    open()
+}
+
 fn open_file(path: &Path, create: bool, device: bool) -> Result<(File, bool), DriveOpenError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(create);
@@ -195,17 +220,19 @@ fn open_file(path: &Path, create: bool, device: bool) -> Result<(File, bool), Dr
         options.mode(0o600);
     }
     let exclusive = if device { libc::O_EXCL } else { 0 };
-    let direct = options
-        .clone()
-        .custom_flags(libc::O_DIRECT | exclusive)
-        .open(path);
+    let mut past_cache = options.clone();
+    past_cache.custom_flags(libc::O_DIRECT | exclusive);
+    let direct = patiently(path, || past_cache.open(path));
     let refused = |why: io::Error| match why.raw_os_error() {
-        Some(libc::EBUSY) => DriveOpenError::InUse { path: path.into() },
+        Some(libc::EBUSY) => DriveOpenError::InUse {
+            path: path.into(),
+            how: Users::of(path).how(),
+        },
         Some(libc::EROFS) => access("write to", path, "mount its file system read-write", why),
         Some(libc::EACCES | libc::EPERM) => access(
             "write to",
             path,
-            "give the server's user read and write access to it",
+            "run as root, or give this user read and write access to it",
             why,
         ),
         Some(libc::EISDIR) => access(

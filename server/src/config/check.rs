@@ -324,6 +324,7 @@ impl Checker<'_> {
         Memory {
             block_bytes,
             pool_bytes,
+            hugepages: hugepages.value,
             huge_pages,
             double_free_trace,
         }

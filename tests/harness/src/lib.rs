@@ -1,6 +1,7 @@
 //! What tests of the whole product share: outside programs, servers under test, waiting.
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod collector;
 pub mod http;
 pub mod load;

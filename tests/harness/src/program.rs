@@ -112,6 +112,8 @@ pub struct Setup {
     pub allowed: Vec<String>,
     /// A program in front of `memkv`, with its arguments.
     pub wrapper: Vec<String>,
+    /// The whole configuration, where it isn't made from the fields above.
+    pub text: Option<String>,
 }
 
 impl Setup {
@@ -129,6 +131,7 @@ impl Setup {
             address: "127.0.0.1:0".into(),
             allowed: vec!["huge pages".into()],
             wrapper: Vec::new(),
+            text: None,
         }
     }
 
@@ -166,8 +169,20 @@ impl Setup {
         self.home.join(&self.drives[idx].0)
     }
 
+    /// A server on a configuration that is already written.
+    pub fn of_text(home: &Path, text: String) -> Self {
+        let text = Some(text);
+        Self {
+            text,
+            ..Self::new(home, "")
+        }
+    }
+
     /// The configuration.
     pub fn yaml(&self) -> String {
+        if let Some(text) = &self.text {
+            return text.clone();
+        }
         let lines = |lines: &[String]| {
             lines
                 .iter()

@@ -1,4 +1,4 @@
-//! Optional tiers: tests that need a program which not every machine has.
+//! Optional tiers: tests that need a program or a right which not every machine has.
 //!
 //! A skipped tier says so, in the test's output and in the folder that `MEMKV_TIERS_DIR` names,
 //! from which `cargo xtask ci` prints its summary. `MEMKV_REQUIRE_TIERS`, a comma-separated list,
@@ -15,6 +15,8 @@ pub enum Tier {
     Prometheus,
     /// An OpenTelemetry Collector.
     Collector,
+    /// Block devices: root, and `losetup`.
+    Block,
 }
 
 impl Tier {
@@ -23,6 +25,7 @@ impl Tier {
         match self {
             Tier::Prometheus => "prometheus",
             Tier::Collector => "collector",
+            Tier::Block => "block",
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use memkv_telemetry::EngineMetrics;
 
-use crate::config::{EngineConfig, Mode};
+use crate::config::{EngineConfig, HugePages, Mode};
 use crate::error::OpenError;
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
 use crate::metrics::now;
@@ -42,10 +42,10 @@ pub(super) fn open(
         bytes,
         source,
     };
-    let pages = if config.mode == Mode::Direct {
-        PagePolicy::Require
-    } else {
-        PagePolicy::Prefer
+    let pages = match (config.huge_pages, config.mode) {
+        (HugePages::Required, _) | (HugePages::Auto, Mode::Direct) => PagePolicy::Require,
+        (HugePages::Auto, _) => PagePolicy::Prefer,
+        (HugePages::Off, _) => PagePolicy::Plain,
     };
     let mapping = MappingConfig {
         bytes: bytes as usize,
