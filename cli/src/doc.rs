@@ -1,7 +1,8 @@
 //! `memkv doc`: the documentation, embedded, as pages for a browser or a terminal.
 //!
-//! Without a page it serves all of them on loopback until Ctrl-C; with one it prints that page. The text is the
-//! repository's own Markdown, compiled in, so that a binary on a machine without a network still explains itself.
+//! With a page it prints that one. Without, on a terminal or with `--serve`, it serves all of them on loopback until
+//! Ctrl-C; into a pipe it lists them, because nobody is there to open a browser. The text is the repository's own
+//! Markdown, compiled in, so that a binary on a machine without a network still explains itself.
 
 use anyhow::{Context, Result, bail};
 use axum::Router;
@@ -25,15 +26,19 @@ use pages::{PAGES, Page};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   memkv doc                       serve all pages at http://127.0.0.1:9902 until Ctrl-C
-  memkv doc --list                what pages there are
+  memkv doc --serve >/dev/null    the same where stdout is no terminal
+  memkv doc --list                what pages there are; so does memkv doc | cat
   memkv doc configuration         print one page
   memkv doc wire | less -R        page through one")]
 pub(crate) struct Doc {
-    /// Page to print; without one, all pages are served over HTTP
+    /// Page to print; without one, all pages are served over HTTP, or listed where stdout is no terminal
     page: Option<String>,
     /// List the pages and what each is about
     #[arg(long, conflicts_with = "page")]
     list: bool,
+    /// Serve all pages over HTTP until Ctrl-C, wherever stdout goes
+    #[arg(long, conflicts_with_all = ["page", "list"])]
+    serve: bool,
     /// Address to serve on
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9902")]
     address: SocketAddr,
@@ -41,7 +46,8 @@ pub(crate) struct Doc {
 
 impl Doc {
     pub(crate) fn run(self) -> Outcome {
-        if self.list {
+        let serves = self.serve || std::io::stdout().is_terminal();
+        if self.list || (self.page.is_none() && !serves) {
             let lines = PAGES
                 .iter()
                 .map(|page| format!("{:<18} {}\n", page.name, title(page.text)));

@@ -359,3 +359,49 @@ fn setup_names_every_drive_that_it_cannot_look_at() {
     "#]]
     .assert_eq(&stderr);
 }
+
+#[test]
+fn doc_into_a_pipe_prints_and_ends() {
+    let home = tempfile::tempdir().unwrap();
+    let list = run(home.path(), &["doc", "--list"]);
+    let piped = run(home.path(), &["doc"]);
+    assert_eq!(piped.status.code(), Some(0), "{}", text(&piped.stderr));
+    assert!(text(&piped.stdout) == text(&list.stdout) && piped.stderr.is_empty());
+    let names: Vec<String> = text(&list.stdout)
+        .lines()
+        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
+        .collect();
+    assert!(names.len() >= 8, "{names:?}");
+    for name in &names {
+        let page = run(home.path(), &["doc", name]);
+        assert_eq!(page.status.code(), Some(0), "{name}");
+        assert!(text(&page.stdout).starts_with("# "), "{name}");
+    }
+    let output = run(home.path(), &["doc", "nonsense"]);
+    assert_eq!(output.status.code(), Some(5));
+    assert!(text(&output.stderr).contains(&names[0]));
+}
+
+#[test]
+fn doc_serves_its_pages_where_it_is_told_to() {
+    let home = tempfile::tempdir().unwrap();
+    let mut child = memkv(home.path(), &["doc", "--serve", "--address", "127.0.0.1:0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    let address = line.split("http://").nth(1).unwrap();
+    let address = address.split_whitespace().next().unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let request = format!("GET /wire HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("<h1>"));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
