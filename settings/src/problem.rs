@@ -45,14 +45,16 @@ pub enum Problem {
         source_: Source,
     },
     /// A key that no field has.
-    #[error("{source_}: unknown key {key}{}{}", within(.section), meant(.nearest, .known))]
+    #[error("{source_}: unknown key {key}{}{}", within(.section), meant(.nearest, *.likely, .known))]
     UnknownKey {
         /// The key as written.
         key: String,
         /// The section it stands in; empty at the top.
         section: String,
-        /// The nearest known key, when one is near.
-        nearest: Option<String>,
+        /// The nearest known key.
+        nearest: String,
+        /// Whether it is near enough to be what was meant.
+        likely: bool,
         /// All keys of that section.
         known: Vec<&'static str>,
         /// Where it stands.
@@ -110,11 +112,12 @@ fn within(section: &str) -> String {
     }
 }
 
-fn meant(nearest: &Option<String>, known: &[&str]) -> String {
-    match nearest {
-        Some(name) => format!("; did you mean {name}?"),
-        None => format!("; known here: {}", known.join(", ")),
+fn meant(nearest: &str, likely: bool, known: &[&str]) -> String {
+    if likely {
+        return format!("; did you mean {nearest}?");
     }
+    let known = known.join(", ");
+    format!("; the nearest known one is {nearest}, all of them here: {known}")
 }
 
 /// Everything that is wrong with a configuration, in the order of the declaration.

@@ -4,7 +4,7 @@ use crate::environment::Environment;
 use crate::problem::{Problem, Problems, Wrong};
 use crate::render::{Effective, FieldDoc};
 use crate::source::Source;
-use crate::suggest::nearest;
+use crate::suggest::nearest_of_all;
 use crate::value::Value;
 use crate::yaml::{Document, Entry, Node, Position, Yaml, shorten};
 
@@ -251,10 +251,13 @@ impl<'r> SectionReader<'r, '_> {
             if S::KEYS.iter().any(known) {
                 continue;
             }
+            let nearest = nearest_of_all(&entry.key, S::KEYS.iter().copied());
+            let (nearest, likely) = nearest.unwrap_or_default();
             let problem = Problem::UnknownKey {
                 key: shorten(&entry.key),
                 section: self.prefix.clone(),
-                nearest: nearest(&entry.key, S::KEYS.iter().copied()).map(str::to_owned),
+                nearest: nearest.to_owned(),
+                likely,
                 known: S::KEYS.to_vec(),
                 source_: self.reading.source(entry.at),
             };

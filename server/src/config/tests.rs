@@ -359,7 +359,7 @@ fn unknown_keys_are_refused_with_the_nearest_known() {
         &yaml,
         expect![[r#"
         c.yaml:10: unknown key maxsize in memory; did you mean max_size?
-        c.yaml:10: unknown key pool in memory; known here: block_size, max_size, hugepages
+        c.yaml:10: unknown key pool in memory; the nearest known one is max_size, all of them here: block_size, max_size, hugepages
         c.yaml:2: unknown key trafic_class in rdma; did you mean traffic_class?
         c.yaml:7: unknown key medai in storage.drives[1]; did you mean media?
         c.yaml:12: unknown key base in telemetry.slow; did you mean base_ms?
@@ -373,7 +373,7 @@ fn unknown_keys_are_refused_with_the_nearest_known() {
     let config = Config::from_yaml("c.yaml", yaml.as_bytes(), &environment, &plenty(), &options);
     expect![[r#"
         c.yaml:10: unknown key maxsize in memory; did you mean max_size? (ignored)
-        c.yaml:10: unknown key pool in memory; known here: block_size, max_size, hugepages (ignored)
+        c.yaml:10: unknown key pool in memory; the nearest known one is max_size, all of them here: block_size, max_size, hugepages (ignored)
         c.yaml:2: unknown key trafic_class in rdma; did you mean traffic_class? (ignored)
         c.yaml:7: unknown key medai in storage.drives[1]; did you mean media? (ignored)
         c.yaml:12: unknown key base in telemetry.slow; did you mean base_ms? (ignored)
