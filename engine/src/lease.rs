@@ -43,7 +43,8 @@ impl WriteLease {
         self.inner.window.clone()
     }
 
-    /// The contiguous memory from `offset` of the value to the end of its piece.
+    /// The contiguous memory from `offset` of the value to the end of its piece, or of the window
+    /// where that comes first: never the padding behind it.
     ///
     /// Fill every byte of the window before [`advance`](Self::advance) or
     /// [`commit`](Self::commit): what was there before is somebody else's.
@@ -57,7 +58,10 @@ impl WriteLease {
             "offset {offset} of window {window:?}"
         );
         let within = (offset - window.start) as usize;
-        self.inner.memory.piece_at(within)
+        let left = (window.end - offset) as usize;
+        let piece = self.inner.memory.piece_at(within);
+        let len = piece.len().min(left);
+        &mut piece[..len]
     }
 
     /// Copies `bytes` to `offset` of the value, over the borders of pieces.
