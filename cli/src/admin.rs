@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
-use crate::admin_http::Admin;
+use crate::admin_http::Endpoints;
 use crate::chart;
 use crate::exit::{Exit, Outcome};
 
@@ -33,17 +33,12 @@ Ends with exit code 1 if a server is not ready.
 Examples:
   memkv admin status
   memkv admin status --servers 10.0.0.1:9901,10.0.0.2:9901
+  memkv admin status --servers https://kv1:9901 --ca /etc/memkv/tls/fullchain.pem
   memkv admin status --json | jq '.[].storage.used_bytes_total'"
 )]
 struct Status {
-    /// Admin endpoints, comma-separated
-    #[arg(
-        long,
-        env = "MEMKV_SERVERS",
-        value_delimiter = ',',
-        value_name = "HOST:PORT"
-    )]
-    servers: Vec<String>,
+    #[command(flatten)]
+    endpoints: Endpoints,
     /// Print JSON: the whole of /v1/status of each server
     #[arg(long)]
     json: bool,
@@ -60,7 +55,7 @@ impl AdminVerb {
 impl Status {
     fn run(self) -> Outcome {
         let mut found = Vec::new();
-        for admin in Admin::all(&self.servers)? {
+        for admin in self.endpoints.all()? {
             let status = admin.json("/v1/status")?;
             found.push((admin.url().to_owned(), status));
         }

@@ -70,7 +70,7 @@ impl Demo {
             .server
             .clone();
         let admin = match &self.admin {
-            Some(url) => Admin::all(std::slice::from_ref(url))?.remove(0),
+            Some(url) => Admin::all(std::slice::from_ref(url), None)?.remove(0),
             None => Admin::beside(&server)?,
         };
         let client = Client::new(config).map_err(|error| Failure::new(Exit::Config, error))?;

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use memkv_telemetry::slow::SlowOp;
 use serde_json::json;
 
-use crate::admin_http::Admin;
+use crate::admin_http::{Admin, Endpoints};
 use crate::exit::{Exit, Failure, Outcome};
 
 /// Show slow operations, each taken apart by stage
@@ -20,14 +20,8 @@ Examples:
   memkv slow --json | jq '.[].ops[0]'      for programs"
 )]
 pub(crate) struct Slow {
-    /// Admin endpoints, comma-separated
-    #[arg(
-        long,
-        env = "MEMKV_SERVERS",
-        value_delimiter = ',',
-        value_name = "HOST:PORT"
-    )]
-    servers: Vec<String>,
+    #[command(flatten)]
+    endpoints: Endpoints,
     /// Which ones come first
     #[arg(long, value_enum, default_value_t = Sort::Newest)]
     sort: Sort,
@@ -72,7 +66,7 @@ pub(crate) fn fetch(admin: &Admin, sort: Sort, limit: usize) -> Result<Vec<SlowO
 impl Slow {
     pub(crate) fn run(self) -> Outcome {
         let mut found = Vec::new();
-        for admin in Admin::all(&self.servers)? {
+        for admin in self.endpoints.all()? {
             let ops = fetch(&admin, self.sort, self.limit)?;
             found.push((admin, ops));
         }

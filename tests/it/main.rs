@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod cli;
 mod client;
 mod collector;
 mod emitted;
