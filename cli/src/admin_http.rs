@@ -208,9 +208,9 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<Certificate<'static>>> {
     let pem = std::fs::read(path).with_context(|| format!("read --ca {}", path.display()))?;
     let mut found = Vec::new();
     for item in parse_pem(&pem) {
-        match item.with_context(|| format!("--ca {} isn't PEM", path.display()))? {
-            PemItem::Certificate(certificate) => found.push(certificate),
-            _ => {}
+        let item = item.with_context(|| format!("--ca {} isn't PEM", path.display()))?;
+        if let PemItem::Certificate(certificate) = item {
+            found.push(certificate);
         }
     }
     anyhow::ensure!(

@@ -46,7 +46,10 @@ impl DriveLog {
     pub(super) fn abandon(&mut self, context: &mut Context<'_>, why: String) {
         let purposes = std::mem::take(&mut self.purposes);
         if !self.down {
-            tracing::error!(drive = self.config.drive, why, "drive is lost");
+            // A log that has finished ends with its thread: nothing is lost.
+            if !self.finished() {
+                tracing::error!(drive = self.config.drive, why, "drive is lost");
+            }
             self.down = true;
             context.effects.down = Some(why.clone());
         }
