@@ -27,6 +27,9 @@ use super::request::{Begun, EntryOf, Request};
 use super::{Connection, Purpose};
 use crate::status::{Failure, RETRY_AFTER_US};
 
+/// Bytes per second that a drive writes at least: a window that takes longer is given up.
+const WRITTEN_PER_S_MIN: u64 = 16 << 20;
+
 /// One entry that is being committed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Committing {
@@ -337,7 +340,7 @@ impl Intake {
         let thread = &self.connection.thread;
         let token = self.open();
         let step = thread.engine.reserve(&thread.queue, token, &put);
-        self.lease(token, step, Some(until)).await
+        self.lease(token, step, until).await
     }
 
     /// A token whose completion the reader waits for.
@@ -351,7 +354,7 @@ impl Intake {
         &self,
         token: Token,
         step: Result<Step<WriteLease>, PutError>,
-        until: Option<Tick>,
+        until: Tick,
     ) -> Result<WriteLease, Failure> {
         let thread = &self.connection.thread;
         let result = match step {
@@ -392,17 +395,14 @@ impl Intake {
     }
 
     /// The completion that the reader waits for; `None` once `until` has passed.
-    async fn completion(&self, until: Option<Tick>) -> Option<Completion> {
+    async fn completion(&self, until: Tick) -> Option<Completion> {
         let take = || self.connection.state.borrow_mut().intake.take();
-        let mut patience = std::pin::pin!(until.map(sleep_until));
+        let mut patience = std::pin::pin!(sleep_until(until));
         poll_fn(|cx| {
             if let Some(completion) = take() {
                 return Poll::Ready(Some(completion));
             }
-            match patience.as_mut().as_pin_mut() {
-                Some(patience) => patience.poll(cx).map(|()| None),
-                None => Poll::Pending,
-            }
+            patience.as_mut().poll(cx).map(|()| None)
         })
         .await
     }
@@ -420,10 +420,16 @@ impl Intake {
             return;
         };
         let len = lease.len();
+        let window = lease.window();
         let started = clock::now();
         let token = self.open();
         let step = lease.advance(&self.connection.thread.queue, token);
-        match self.lease(token, step, None).await {
+        // As for the first window, and the time that the slowest drive worth having takes for
+        // the one that is written out.
+        let writing = Duration::from_millis((window.end - window.start) * 1000 / WRITTEN_PER_S_MIN);
+        let patience = self.connection.thread.shared.limits().admission_wait;
+        let until = started.after(patience + writing);
+        match self.lease(token, step, until).await {
             Ok(lease) => {
                 self.stamp(Stage::Lease, started, clock::now());
                 self.current = Current::Filling {
