@@ -37,6 +37,8 @@ mod outside;
 mod put;
 mod shared;
 #[cfg(test)]
+mod stall_tests;
+#[cfg(test)]
 mod step_tests;
 #[cfg(test)]
 mod stress_tests;

@@ -223,6 +223,7 @@ impl DriveLog {
             Event::ReadPart(work) => self.read_part(context, *work),
             Event::Dead(location) => self.segments.add_dead(&location),
             Event::Granted(grant) => self.granted(context, grant),
+            Event::NoMemory(wait) => self.no_memory(context, wait),
             Event::Io(done) => self.io_done(context, done),
             Event::Idle => self.idle(context),
             Event::Members(membership) => {

@@ -140,7 +140,12 @@ impl Shared {
         let sink = Arc::new(DriveSink { outside, drive });
         let memory = match self.tables.pool.lease(bytes, Waiter { sink, token }) {
             Ok(Leased::Now(memory)) => memory,
-            _ => return,
+            Ok(Leased::Later(_)) => {
+                self.tables.spare();
+                return;
+            }
+            // What was written with a larger pool than this one.
+            Err(_) => return self.post(drive, Event::NoMemory(wait)),
         };
         let waited_ns = 0;
         let grant = Grant {

@@ -188,6 +188,9 @@ impl Shared {
             }
             Ok(Leased::Later(ticket)) => {
                 waiting.insert(number, Waiting { ticket, sink });
+                drop(waiting);
+                // What became evictable since nothing was is nobody else's to evict.
+                self.relieve_waiters();
                 Ok(Step::Pending)
             }
             Err(_) => {
@@ -249,8 +252,9 @@ impl Shared {
                 _ => None,
             }
         });
-        if let Some(memory) = memory {
-            sink.deliver(memory, None);
+        match memory {
+            Some(memory) => sink.deliver(memory, None),
+            None => drop(self.tables.spare()),
         }
     }
 }

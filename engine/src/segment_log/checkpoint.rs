@@ -15,7 +15,7 @@
 //! order of versions; so it needn't be of one moment.
 
 use super::bytes::{PAGE, array, crc_of, set, u32_at, u64_at};
-use super::journal::Row;
+use super::journal::{Row, row_len};
 use super::record::{class_byte, class_of};
 use super::segment::{Kind, Segment, State};
 use crate::index::{Entry, Location, PartialHash};
@@ -27,6 +27,19 @@ const CRC_AT: usize = 24;
 pub(crate) const CHUNK: usize = (256 << 10) - HEAD;
 const SEGMENT: usize = 32;
 const ENTRY: usize = 28;
+
+/// Bytes of the stream for an index entry, and for an extent's row where it is one of these.
+pub(crate) fn bytes_of(extent_key_len: Option<usize>) -> u64 {
+    let row = extent_key_len.map_or(0, |len| 1 + row_len(len));
+    (1 + ENTRY + row) as u64
+}
+
+/// What all live entries of a drive may take of a checkpoint. The rest is for those that come
+/// between a look at this bound and the checkpoint.
+pub(crate) fn budget(area_bytes: u64, segments: usize) -> u64 {
+    let table = (16 + SEGMENT * segments + PAGE) as u64;
+    area_bytes.saturating_sub(table) / 8 * 5
+}
 
 /// What a checkpoint begins with.
 pub(crate) struct CheckpointHead {

@@ -119,6 +119,8 @@ pub(crate) enum Event {
     Dead(Location),
     /// Memory that a read waited for.
     Granted(Grant),
+    /// Memory that the pool can never give.
+    NoMemory(MemoryWait),
     Io(IoDone),
     /// Nothing else waits: send off what was gathered.
     Idle,

@@ -56,6 +56,11 @@ pub(crate) struct Row {
     pub(crate) key: Box<[u8]>,
 }
 
+/// Bytes of a row with a key of this length.
+pub(crate) fn row_len(key_len: usize) -> usize {
+    ROW + key_len.next_multiple_of(16)
+}
+
 impl Row {
     /// A row about a segment, not about a value.
     pub(crate) fn about_segment(op: RowOp, segment: u32, generation: u32, version: u64) -> Self {
@@ -76,7 +81,7 @@ impl Row {
 
     /// Bytes that it takes.
     pub(crate) fn encoded_len(&self) -> usize {
-        ROW + self.key.len().next_multiple_of(16)
+        row_len(self.key.len())
     }
 
     /// Appends it.

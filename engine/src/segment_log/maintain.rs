@@ -39,19 +39,6 @@ enum Stage {
 }
 
 impl DriveLog {
-    /// Whether another entry may go into the index: a checkpoint must be able to hold all.
-    pub(super) fn index_has_room(&self, context: &Context<'_>) -> bool {
-        let _ = context;
-        let live: u64 = self
-            .segments
-            .list
-            .iter()
-            .map(|segment| segment.live_count)
-            .sum();
-        let entries = self.segments.geometry.checkpoint_bytes / 40;
-        live < entries
-    }
-
     /// Starts what is due.
     pub(super) fn maintain(&mut self, context: &mut Context<'_>) {
         self.reclaim(context);
@@ -74,7 +61,7 @@ impl DriveLog {
 
     fn reclaim(&mut self, context: &mut Context<'_>) {
         let low = (self.segments.list.len() / 16).clamp(2, 8);
-        while self.segments.free.len() + self.reclaiming < low {
+        while self.segments.free.len() + self.reclaiming < low || self.index_is_too_full() {
             let Some(victim) = self.segments.victim(self.config.eviction) else {
                 return;
             };
@@ -88,6 +75,11 @@ impl DriveLog {
             self.reclaiming += 1;
             self.journal_free(context, victim);
         }
+    }
+
+    /// Whether entries must go although there are free segments: a checkpoint holds so many.
+    fn index_is_too_full(&self) -> bool {
+        self.config.eviction && self.reclaiming == 0 && !self.segments.checkpoint_has_room()
     }
 
     /// The end of a segment is journalled: its entries vanish at once.

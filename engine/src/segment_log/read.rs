@@ -38,6 +38,9 @@ pub(super) struct ReadJob {
     waiters: Vec<Reply>,
     times: Times,
     reading: bool,
+    /// Whether it keeps its segment from being written over: not while it waits for memory,
+    /// which may be that of a change that waits for this very segment.
+    pinned: bool,
 }
 
 /// What became of a read.
@@ -77,7 +80,9 @@ impl DriveLog {
         };
         if let Some(job) = self.reading.get(&(location.segment_idx, location.offset)) {
             let job = &mut self.reads[*job];
-            if job.key == work.key && job.namespace == work.namespace {
+            let generation = self.segments.get(location.segment_idx).generation;
+            let same = job.key == work.key && job.namespace == work.namespace;
+            if same && job.generation == generation {
                 job.waiters.push(work.reply);
                 return;
             }
@@ -107,10 +112,10 @@ impl DriveLog {
             waiters: vec![work.reply],
             times: Times::default(),
             reading: false,
+            pinned: false,
         });
         self.reading
             .insert((location.segment_idx, location.offset), job);
-        self.segments.get_mut(location.segment_idx).readers += 1;
         self.lease_and_read(context, job);
     }
 
@@ -119,6 +124,7 @@ impl DriveLog {
         match context.tables.lease_now(bytes) {
             Some(memory) => self.submit_read(context, job, memory),
             None => {
+                self.unpin(job);
                 let token = job as u64;
                 context.effects.waits.push(MemoryWait { bytes, token });
             }
@@ -128,9 +134,42 @@ impl DriveLog {
     /// Memory that a read waited for.
     pub(super) fn granted(&mut self, context: &mut Context<'_>, grant: Grant) {
         let job = grant.token as usize;
-        if let Some(read) = self.reads.get_mut(job).filter(|read| !read.reading) {
-            read.times.lease_wait_ns = Some(grant.waited_ns);
+        let Some(read) = self.reads.get_mut(job).filter(|read| !read.reading) else {
+            return;
+        };
+        read.times.lease_wait_ns = Some(grant.waited_ns);
+        let segment = self.segments.get(read.location.segment_idx);
+        if segment.generation == read.generation {
             self.submit_read(context, job, grant.memory);
+        } else {
+            // It was reclaimed meanwhile.
+            self.end_read(context, job, |_| Ok(None));
+        }
+    }
+
+    /// A read that the pool is too small for.
+    pub(super) fn no_memory(&mut self, context: &mut Context<'_>, wait: MemoryWait) {
+        let job = wait.token as usize;
+        if self.reads.get(job).is_none_or(|read| read.reading) {
+            return;
+        }
+        self.end_read(context, job, |drive| {
+            let what = format!(
+                "{} bytes are more than the pool holds; raise memory.max_size",
+                wait.bytes
+            );
+            let source = io::Error::new(io::ErrorKind::OutOfMemory, what);
+            Err(GetError::Io { drive, source })
+        });
+    }
+
+    /// Lets its segment be written over.
+    fn unpin(&mut self, job: usize) {
+        let read = &mut self.reads[job];
+        if std::mem::take(&mut read.pinned) {
+            let segment = read.location.segment_idx;
+            self.segments.get_mut(segment).readers -= 1;
+            self.segments.release(segment);
         }
     }
 
@@ -138,6 +177,9 @@ impl DriveLog {
         let read = &mut self.reads[job];
         read.reading = true;
         let (location, len) = (read.location, read.len);
+        if !std::mem::replace(&mut read.pinned, true) {
+            self.segments.get_mut(location.segment_idx).readers += 1;
+        }
         let (offset, bytes) = self.pages_of(&location, len);
         debug_assert_eq!(bytes, target.len());
         self.counts.read_bytes += bytes as u64;
@@ -319,13 +361,12 @@ impl DriveLog {
     }
 
     fn close_read(&mut self, job: usize) -> (Vec<Reply>, Times) {
+        self.unpin(job);
         let read = self.reads.remove(job);
         let place = (read.location.segment_idx, read.location.offset);
         if self.reading.get(&place) == Some(&job) {
             self.reading.remove(&place);
         }
-        self.segments.get_mut(place.0).readers -= 1;
-        self.segments.release(place.0);
         (read.waiters, read.times)
     }
 
@@ -375,8 +416,8 @@ impl DriveLog {
             waiters: vec![work.reply],
             times: Times::default(),
             reading: false,
+            pinned: false,
         });
-        self.segments.get_mut(location.segment_idx).readers += 1;
         self.lease_and_read(context, job);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::bytes::page_up;
+use super::checkpoint;
 use super::superblock::Geometry;
 use crate::api::{Attrs, Class};
 use crate::index::Location;
@@ -63,6 +64,8 @@ pub(crate) struct Segment {
     pub(crate) end: u32,
     pub(crate) live_bytes: u64,
     pub(crate) live_count: u64,
+    /// What its entries take of a checkpoint.
+    pub(crate) checkpoint_bytes: u64,
     /// Live extents by their offset.
     pub(crate) extents: BTreeMap<u32, Extent>,
     /// Writes that nothing points to yet: offset → how many entries.
@@ -88,6 +91,7 @@ impl Segment {
             end: Geometry::SEGMENT_HEADER as u32,
             live_bytes: 0,
             live_count: 0,
+            checkpoint_bytes: 0,
             extents: BTreeMap::new(),
             unpublished: BTreeMap::new(),
             readers: 0,
@@ -131,6 +135,8 @@ pub(crate) struct Segments {
     /// By kind and class.
     open: [Option<u32>; 4],
     pub(crate) used_bytes: u64,
+    /// What all live entries take of a checkpoint.
+    checkpoint_bytes: u64,
 }
 
 impl Segments {
@@ -142,6 +148,7 @@ impl Segments {
             sealed: VecDeque::new(),
             open: [None; 4],
             used_bytes: 0,
+            checkpoint_bytes: 0,
         };
         segments.sort();
         segments
@@ -227,10 +234,13 @@ impl Segments {
     /// Counts an entry as live.
     pub(crate) fn add_live(&mut self, location: &Location) {
         let bytes = self.charge(location);
+        let noted = self.noted(location);
         let segment = self.get_mut(location.segment_idx);
         segment.live_bytes += bytes;
         segment.live_count += 1;
+        segment.checkpoint_bytes += noted;
         self.used_bytes += bytes;
+        self.checkpoint_bytes += noted;
     }
 
     /// Counts the parts of striped values as live, which no index entry points to.
@@ -244,6 +254,9 @@ impl Segments {
                 segment.live_bytes += page_up(extent.len);
                 segment.live_count += 1;
                 self.used_bytes += page_up(extent.len);
+                let noted = checkpoint::bytes_of(Some(extent.key.len()));
+                segment.checkpoint_bytes += noted;
+                self.checkpoint_bytes += noted;
             }
         }
     }
@@ -257,12 +270,42 @@ impl Segments {
             return;
         }
         let bytes = self.charge(location);
+        let noted = self.noted(location);
         let segment = self.get_mut(location.segment_idx);
         segment.extents.remove(&location.offset);
+        let noted = noted.min(segment.checkpoint_bytes);
+        segment.checkpoint_bytes -= noted;
         let bytes = bytes.min(segment.live_bytes);
         segment.live_bytes -= bytes;
         segment.live_count = segment.live_count.saturating_sub(1);
         self.used_bytes -= bytes;
+        self.checkpoint_bytes -= noted;
+    }
+
+    /// Whether a checkpoint can hold another entry.
+    pub(crate) fn checkpoint_has_room(&self) -> bool {
+        let budget = checkpoint::budget(self.geometry.checkpoint_bytes, self.list.len());
+        self.checkpoint_bytes < budget
+    }
+
+    /// What an entry takes of a checkpoint.
+    fn noted(&self, location: &Location) -> u64 {
+        let extents = &self.get(location.segment_idx).extents;
+        let extent = extents.get(&location.offset);
+        match location.kind {
+            KIND_EXTENT => extent.map_or(0, |extent| checkpoint::bytes_of(Some(extent.key.len()))),
+            _ => checkpoint::bytes_of(None),
+        }
+    }
+
+    /// Seals the open segments whose entries may be evicted, so that they can be reclaimed.
+    pub(crate) fn seal_evictable(&mut self) {
+        for kind in [Kind::Records, Kind::Extents] {
+            if let Some(idx) = self.open[slot(kind, Class::Evictable)].take() {
+                self.get_mut(idx).state = State::Sealed;
+                self.sealed.push_back(idx);
+            }
+        }
     }
 
     /// Bytes that an entry is counted with.
@@ -285,6 +328,7 @@ impl Segments {
             .map(|extent| extent.len)
             .sum();
         let (bytes, count) = (segment.live_bytes, segment.live_count);
+        let noted = segment.checkpoint_bytes;
         *segment = Segment {
             readers: segment.readers,
             cleared: true,
@@ -292,6 +336,7 @@ impl Segments {
             ..Segment::free(segment.generation.wrapping_add(1))
         };
         self.used_bytes -= bytes;
+        self.checkpoint_bytes -= noted;
         self.sealed.retain(|sealed| *sealed != idx);
         (count, never_read)
     }

@@ -100,6 +100,13 @@ impl DriveLog {
             },
             Work::Delete(_) => false,
         };
+        let delete = matches!(self.ops[op].work, Work::Delete(_));
+        if !delete && !self.segments.checkpoint_has_room() {
+            if self.config.eviction && self.segments.sealed.is_empty() {
+                self.segments.seal_evictable();
+            }
+            return Err(NoPlace::Full);
+        }
         if extent {
             self.place_extent(context, op)
         } else {
@@ -226,9 +233,6 @@ impl DriveLog {
     ) -> Result<u32, NoPlace> {
         if let Some(segment) = self.segments.open_with_room(kind, class, bytes) {
             return Ok(segment);
-        }
-        if !self.index_has_room(context) && !delete {
-            return Err(NoPlace::Full);
         }
         let version = context.tables.last_version();
         let idx = self.segments.free.front().copied().ok_or(NoPlace::Full)?;
