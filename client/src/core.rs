@@ -17,8 +17,6 @@
 mod conn;
 mod inbound;
 mod job;
-#[expect(unsafe_code, reason = "sets a socket option; see the module docs")]
-mod low_water;
 pub mod op;
 mod outbound;
 

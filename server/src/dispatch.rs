@@ -34,7 +34,8 @@ use slab::Slab;
 
 use crate::admission::Account;
 use crate::buffers::BufferPool;
-use crate::front::stream::{Progress, ReceiveBuffers};
+use crate::front::Progress;
+use crate::front::stream::ReceiveBuffers;
 use crate::shared::Shared;
 use crate::status::{Failure, RETRY_AFTER_US};
 
@@ -44,6 +45,12 @@ use pending::Pending;
 use request::Request;
 pub(crate) use request::{Begun, Received};
 pub(crate) use write::{Intake, Slot, sleep_until};
+
+/// For so long after a small op a thread expects the next one.
+const SMALL_OPS_RECENT_NS: u64 = 100_000_000;
+
+/// A chunk that takes longer than this part of the longest stall is waited for byte by byte.
+const CHUNK_PATIENCE: u64 = 8;
 
 /// What the tasks of one data thread share.
 pub(crate) struct Thread {
@@ -56,6 +63,7 @@ pub(crate) struct Thread {
     pending: RefCell<Pending<Purpose>>,
     connections: RefCell<Slab<Rc<Connection>>>,
     scratch: RefCell<read::Scratch>,
+    small_op_at: Cell<Tick>,
 }
 
 /// What an engine call in flight is for.
@@ -144,6 +152,7 @@ impl Thread {
             pending: RefCell::default(),
             connections: RefCell::default(),
             scratch: RefCell::default(),
+            small_op_at: Cell::default(),
         })
     }
 
@@ -229,6 +238,10 @@ impl Thread {
             ) {
                 Some(End::FrameStalled)
             } else {
+                let patience = ns(limits.frame_stall) / CHUNK_PATIENCE;
+                if connection.progress.loses_patience(now, patience) {
+                    connection.wake();
+                }
                 None
             };
             if let Some(end) = end {
@@ -250,8 +263,17 @@ impl Thread {
         }
     }
 
+    /// Whether small ops share this thread with bulk values, which then go in shorter frames and turns.
+    pub(crate) fn has_small_ops(&self) -> bool {
+        let at = self.small_op_at.get();
+        at != Tick::default() && clock::now().0.saturating_sub(at.0) < SMALL_OPS_RECENT_NS
+    }
+
     /// Leaves the timeline of a request that is done.
     fn record(&self, request: &Request) {
+        if request.timeline.bytes_in + request.timeline.bytes_out < outbox::SMALL_BYTES as u64 {
+            self.small_op_at.set(request.timeline.end);
+        }
         self.recorder.borrow_mut().record(&request.timeline);
     }
 

@@ -2,5 +2,9 @@
 
 mod handshake;
 mod send;
+mod progress;
 pub(crate) mod stream;
 pub(crate) mod tcp;
+mod transport;
+
+pub(crate) use progress::Progress;

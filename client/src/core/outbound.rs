@@ -8,9 +8,9 @@ use mio::net::TcpStream;
 use super::OpTable;
 use super::job::{Jobs, OpId};
 
-/// Bytes handed to the kernel in one call: small enough that another connection's turn comes soon and that what was just
-/// checksummed is still in the cache.
-const WRITE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes handed to the kernel in one call: another connection's turn comes within a fraction of a millisecond, and the
+/// receiver is not woken for less.
+const WRITE_BYTES_MAX: usize = 1 << 20;
 /// Slices in one call; the kernel takes 1024, but after 64 the call's own cost no longer shows.
 const SLICES_MAX: usize = 64;
 

@@ -10,9 +10,9 @@ use memkv_proto::session::{
 };
 use memkv_telemetry::clock;
 use memkv_telemetry::{AuthFailure, ProtocolFault};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::stream::ByteStream;
+use super::transport::Transport;
 use crate::dispatch::{Connection, End};
 
 /// Reads a Hello, answers it, reads the Finish.
@@ -24,7 +24,7 @@ pub(crate) async fn handshake<S, M>(
     connection: &Rc<Connection>,
 ) -> Result<Box<Session<M>>, End>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
     M: FrameMac,
 {
     let shared = &connection.thread.shared;
@@ -67,7 +67,7 @@ where
 }
 
 /// Reads one handshake message.
-async fn message<S: AsyncRead + AsyncWrite + Unpin>(bytes: &ByteStream<S>) -> Result<Vec<u8>, End> {
+async fn message<S: Transport>(bytes: &ByteStream<S>) -> Result<Vec<u8>, End> {
     const PREFIX_BYTES: usize = 8;
     let have = bytes.buffered(PREFIX_BYTES).await;
     if !have.map_err(|_| End::Broken)? {
@@ -91,7 +91,7 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(bytes: &ByteStream<S>) -> Re
 }
 
 /// Sends a refusal, and says how the connection ends.
-async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+async fn refuse<S: Transport>(
     bytes: &ByteStream<S>,
     refusal: &Refusal,
 ) -> End {
@@ -107,7 +107,7 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Sends a few bytes; a client that doesn't take them is ended by the handshake's time limit.
-async fn send<S: AsyncRead + AsyncWrite + Unpin>(bytes: &ByteStream<S>, mut message: &[u8]) {
+async fn send<S: Transport>(bytes: &ByteStream<S>, mut message: &[u8]) {
     while !message.is_empty() {
         match poll_fn(|cx| bytes.poll_write(cx, &[IoSlice::new(message)])).await {
             Ok(count) if count > 0 => message = &message[count..],

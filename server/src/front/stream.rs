@@ -11,21 +11,18 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use memkv_telemetry::clock::{self, Tick};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
+
+use super::progress::Progress;
+use super::transport::Transport;
 
 /// What one read of headers and control parts takes at most. Large enough for a batch of a hundred keys; a longer control
 /// part and all payload go straight to where they belong.
 pub(crate) const RECEIVE_BYTES: usize = 16 << 10;
 
-/// The most that one read of payload takes: its checksum is computed while it is still in the cache, and other
-/// connections of the thread get their turn.
-pub(crate) const CHUNK_BYTES: usize = 256 << 10;
-
-/// Most bytes of one value that a frame carries: four chunks. Each frame costs both ends a MAC, a digest and a header,
-/// and its receiver a copy of the few KiB that arrive with the header; small replies of the same connection wait for
-/// the frame's end, a third of a millisecond on a link of 25 Gbit/s.
-pub(crate) const FRAME_BYTES: usize = 1 << 20;
+/// The most that one read of payload takes, and what is waited for before it: its checksum is computed while it is still
+/// in the cache, and other connections of the thread get their turn.
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 
 /// Receive buffers of one data thread, each [`RECEIVE_BYTES`] long.
 #[derive(Debug, Default)]
@@ -52,59 +49,14 @@ impl ReceiveBuffers {
     }
 }
 
-/// How a client is doing with the frame it is sending; the sweeper reads it.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    /// Since when the connection waits for bytes of a frame that has begun.
-    waiting_since: Cell<Option<Tick>>,
-    /// Nanoseconds waited for earlier bytes of this frame.
-    waited_ns: Cell<u64>,
-    /// Bytes of this frame received.
-    frame_bytes: Cell<u64>,
-    in_frame: Cell<bool>,
-}
-
-impl Progress {
-    /// A frame has begun (`true`) or ended (`false`).
-    fn frame(&self, begun: bool) {
-        self.in_frame.set(begun);
-        self.waiting_since.set(None);
-        self.waited_ns.set(0);
-        self.frame_bytes.set(0);
-    }
-
-    fn received(&self, bytes: usize) {
-        self.frame_bytes.set(self.frame_bytes.get() + bytes as u64);
-        if let Some(since) = self.waiting_since.take() {
-            let waited = clock::now().0.saturating_sub(since.0);
-            self.waited_ns.set(self.waited_ns.get() + waited);
-        }
-    }
-
-    fn waits(&self) {
-        if self.in_frame.get() && self.waiting_since.get().is_none() {
-            self.waiting_since.set(Some(clock::now()));
-        }
-    }
-
-    /// Whether the client has stalled a frame, or trickles it slower than `bytes_per_second_min`.
-    pub(crate) fn stalled(&self, now: Tick, stall_ns: u64, bytes_per_second_min: u64) -> bool {
-        let Some(since) = self.waiting_since.get() else {
-            return false;
-        };
-        let waiting = now.0.saturating_sub(since.0);
-        let waited = self.waited_ns.get() + waiting;
-        let due = u128::from(waited) * u128::from(bytes_per_second_min) / 1_000_000_000;
-        waiting > stall_ns || (waited > stall_ns && u128::from(self.frame_bytes.get()) < due)
-    }
-}
-
 /// A stream and what was read from it ahead of its use.
 pub(crate) struct ByteStream<S> {
     stream: RefCell<S>,
     ahead: RefCell<Ahead>,
     buffers: Rc<ReceiveBuffers>,
     progress: Rc<Progress>,
+    /// Bytes that make the stream readable.
+    mark: Cell<usize>,
 }
 
 #[derive(Default)]
@@ -142,13 +94,14 @@ impl Ahead {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
+impl<S: Transport> ByteStream<S> {
     pub(crate) fn new(stream: S, progress: &Rc<Progress>, buffers: &Rc<ReceiveBuffers>) -> Self {
         Self {
             stream: RefCell::new(stream),
             ahead: RefCell::default(),
             buffers: buffers.clone(),
             progress: progress.clone(),
+            mark: Cell::new(1),
         }
     }
 
@@ -203,8 +156,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
         self.progress.frame(false);
     }
 
-    /// Reads at least one and at most `target.len()` bytes into `target`, no more than [`CHUNK_BYTES`].
-    pub(crate) async fn read_some(&self, target: &mut [u8]) -> io::Result<usize> {
+    /// Reads at least one and at most `target.len()` bytes into `target`, no more than [`CHUNK_BYTES`]. Where it has to
+    /// wait, a chunk is waited for, or the `due` bytes of the frame that are still to come.
+    pub(crate) async fn read_some(&self, target: &mut [u8], due: u64) -> io::Result<usize> {
         let most = target.len().min(CHUNK_BYTES);
         let target = &mut target[..most];
         {
@@ -218,9 +172,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
         }
         poll_fn(|cx| {
             let mut buffer = ReadBuf::new(target);
-            match Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut buffer) {
+            let polled = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut buffer);
+            match polled {
                 Poll::Pending => {
-                    self.progress.waits();
+                    self.wait_for(due.min(CHUNK_BYTES as u64) as usize);
                     Poll::Pending
                 }
                 Poll::Ready(result) => {
@@ -250,10 +205,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
     /// Fills `target`.
     pub(crate) async fn read_exact(&self, mut target: &mut [u8]) -> io::Result<()> {
         while !target.is_empty() {
-            let count = self.read_some(target).await?;
+            let count = self.read_some(target, target.len() as u64).await?;
             target = &mut target[count..];
         }
         Ok(())
+    }
+
+    /// Sleeps until `bytes` are there, unless they are too few or too slow for that.
+    fn wait_for(&self, bytes: usize) {
+        let mark = self.progress.waits(bytes);
+        if self.mark.replace(mark) != mark {
+            self.stream.borrow().wake_at(mark);
+        }
     }
 
     fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -274,7 +237,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
             (ahead.start, ahead.end) = (0, ahead.end - ahead.start);
         }
         let mut target = ReadBuf::new(&mut buffer[ahead.end..]);
-        match Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut target) {
+        let polled = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut target);
+        match polled {
             Poll::Ready(result) => {
                 let count = target.filled().len();
                 ahead.end += count;
@@ -282,10 +246,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
                 Poll::Ready(result.map(|()| count))
             }
             Poll::Pending => {
-                if ahead.end > ahead.start && !self.progress.in_frame.get() {
+                if ahead.end > ahead.start && !self.progress.is_in_frame() {
                     self.progress.frame(true);
                 }
-                self.progress.waits();
+                self.wait_for(1);
                 if let Some(buffer) = ahead.buffer.take() {
                     ahead.stash = buffer[ahead.start..ahead.end].to_vec();
                     self.buffers.give(buffer);

@@ -7,7 +7,7 @@
 //!
 //! One task per connection polls both directions, so that a reply that is ready when a request has been read leaves in
 //! the same poll, and several leave in one system call. Reading stops while dispatch holds too much of this connection;
-//! writing never does. A poll moves at most [`CHUNK_BYTES`] each way before other connections have their turn.
+//! writing never does. A poll reads at most [`CHUNK_BYTES`] and writes a turn's before other connections have theirs.
 //!
 //! Generic over the stream, so that TLS, or a test's pipe, can come under it.
 
@@ -25,17 +25,17 @@ use memkv_proto::session::{OpenError, Opener, Session};
 use memkv_proto::{FrameHead, FrameMac};
 use memkv_telemetry::clock;
 use memkv_telemetry::{AuthFailure, ProtocolFault};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::handshake::handshake;
 use super::send::Sender;
 use super::stream::{ByteStream, CHUNK_BYTES, RECEIVE_BYTES};
+use super::transport::Transport;
 use crate::dispatch::{Begun, Connection, End, Intake, Received, Slot, Thread, sleep_until};
 
 /// Serves one connection until it ends, and gives back everything it held.
 pub(crate) async fn serve<S, M>(stream: S, peer: SocketAddr, thread: Rc<Thread>)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
     M: FrameMac,
 {
     let connection = thread.connect();
@@ -65,7 +65,7 @@ async fn greet<S, M>(
     connection: &Rc<Connection>,
 ) -> Result<Box<Session<M>>, End>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
     M: FrameMac,
 {
     let mut handshake = Box::pin(handshake::<S, M>(bytes, connection));
@@ -86,7 +86,7 @@ async fn converse<S, M>(
     session: Box<Session<M>>,
 ) -> End
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
     M: FrameMac,
 {
     let Session { sealer, opener, .. } = *session;
@@ -157,7 +157,7 @@ async fn receive<S, M>(
     mut opener: Opener<M>,
 ) -> End
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
     M: FrameMac,
 {
     loop {
@@ -184,7 +184,7 @@ async fn receive_frame<S, M>(
     opener: &mut Opener<M>,
 ) -> Result<bool, End>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
     M: FrameMac,
 {
     if !bytes.buffered(HEADER_BYTES).await.map_err(broken)? {
@@ -236,7 +236,7 @@ where
             // Boxed: it has 2 KiB, which every idle connection would carry.
             let mac = mac.filter(|_| payload_mac).map(Box::new);
             // Boxed as well: its state is larger than all the rest of a connection.
-            Box::pin(take_payload(bytes, intake, mac)).await?;
+            Box::pin(take_payload(bytes, intake, head.payload_len, mac)).await?;
         }
     }
     bytes.end_frame();
@@ -265,7 +265,7 @@ fn begin<M: FrameMac>(
 }
 
 /// Reads a control part that is longer than the receive buffer.
-async fn read_control<S: AsyncRead + AsyncWrite + Unpin>(
+async fn read_control<S: Transport>(
     bytes: &ByteStream<S>,
     control: &mut Vec<u8>,
     len: usize,
@@ -280,7 +280,7 @@ async fn read_control<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// No memory for the description of a request: forgets it and says so.
-async fn too_busy<S: AsyncRead + AsyncWrite + Unpin>(
+async fn too_busy<S: Transport>(
     bytes: &ByteStream<S>,
     connection: &Rc<Connection>,
     head: &FrameHead,
@@ -297,16 +297,17 @@ async fn too_busy<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(true)
 }
 
-async fn take_payload<S: AsyncRead + AsyncWrite + Unpin>(
+async fn take_payload<S: Transport>(
     bytes: &ByteStream<S>,
     mut intake: Box<Intake>,
+    mut due: u64,
     mut mac: Option<Box<PayloadMac>>,
 ) -> Result<(), End> {
     let mut turn = CHUNK_BYTES;
     while let Some(slot) = intake.next().await {
         let count = match slot {
             Slot::Fill(piece) => {
-                let count = bytes.read_some(piece).await.map_err(broken)?;
+                let count = bytes.read_some(piece, due).await.map_err(broken)?;
                 if let Some(mac) = &mut mac {
                     mac.update(intake.last_filled(count));
                 }
@@ -319,6 +320,7 @@ async fn take_payload<S: AsyncRead + AsyncWrite + Unpin>(
                 count
             }
         };
+        due -= count as u64;
         turn = turn.saturating_sub(count);
         if turn == 0 {
             turn = CHUNK_BYTES;
@@ -337,7 +339,7 @@ async fn take_payload<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Reads `left` bytes and forgets them.
-async fn skip<S: AsyncRead + AsyncWrite + Unpin>(
+async fn skip<S: Transport>(
     bytes: &ByteStream<S>,
     mut left: u64,
 ) -> Result<(), End> {
@@ -347,7 +349,7 @@ async fn skip<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-async fn skip_some<S: AsyncRead + AsyncWrite + Unpin>(
+async fn skip_some<S: Transport>(
     bytes: &ByteStream<S>,
     left: u64,
     mac: Option<&mut PayloadMac>,
