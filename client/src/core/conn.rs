@@ -5,7 +5,9 @@ mod receive;
 mod send;
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use memkv_proto::frame::FrameHead;
 use memkv_proto::mac::FrameMac;
@@ -13,6 +15,7 @@ use memkv_proto::payload::PayloadMac;
 use memkv_proto::session::{ClientHandshake, Opener, Sealer};
 use memkv_telemetry::ConnectionState;
 use memkv_telemetry::clock::{self, Tick};
+use mio::Interest;
 use mio::net::TcpStream;
 
 use super::inbound::Buffer;
@@ -82,6 +85,8 @@ pub(super) struct Conn<M: FrameMac> {
     readable: bool,
     /// Bytes that wake the poller; see [`Conn::set_low_water`].
     low_water: usize,
+    /// What the poller watches the socket for; see [`Conn::watch`].
+    interest: Interest,
     /// The peer has closed its side: its end comes behind whatever is left to read, and no further event will say so.
     ending: bool,
     writable: bool,
@@ -111,6 +116,7 @@ impl<M: FrameMac> Conn<M> {
             in_flight: 0,
             readable: false,
             low_water: 1,
+            interest: Interest::READABLE,
             ending: false,
             writable: false,
             wanted: false,
@@ -220,6 +226,24 @@ impl<M: FrameMac> Conn<M> {
         if self.readable && self.stream.is_some() && !matches!(self.phase, Phase::Connecting) {
             self.receive(state, table)?;
             self.send(state, table)?;
+        }
+        self.watch(state).map_err(|error| TransportCause::Lost(Arc::new(error)))
+    }
+
+    /// Watches for room in the socket only while something waits for it: the poller would return for it after every reply.
+    fn watch(&mut self, state: &State) -> io::Result<()> {
+        let wanted = if self.writable {
+            Interest::READABLE
+        } else {
+            Interest::READABLE | Interest::WRITABLE
+        };
+        if let Some(stream) = &mut self.stream
+            && wanted != self.interest
+        {
+            state
+                .registry
+                .reregister(stream, mio::Token(self.idx), wanted)?;
+            self.interest = wanted;
         }
         Ok(())
     }

@@ -68,6 +68,7 @@ impl<M: FrameMac> Conn<M> {
                     registered.map_err(|error| TransportCause::Connect(Arc::new(error)))?;
                     self.stream = Some(stream);
                     self.low_water = 1;
+                    self.interest = both;
                     self.phase = Phase::Connecting;
                     self.readable = false;
                     self.ending = false;
