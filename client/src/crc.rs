@@ -7,7 +7,7 @@
 use crc_fast::{CrcAlgorithm, Digest, checksum};
 
 /// Bytes read and then checksummed in one go.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+pub(crate) const CHUNK_BYTES: usize = 2 << 20;
 
 /// The CRC32C of a whole value.
 pub(crate) fn crc32c(value: &[u8]) -> u32 {

@@ -1,8 +1,8 @@
 //! Fronts: how clients reach dispatch.
 
 mod handshake;
-mod send;
 mod progress;
+mod send;
 pub(crate) mod stream;
 pub(crate) mod tcp;
 mod transport;

@@ -227,7 +227,8 @@ impl<M: FrameMac> Conn<M> {
             self.receive(state, table)?;
             self.send(state, table)?;
         }
-        self.watch(state).map_err(|error| TransportCause::Lost(Arc::new(error)))
+        self.watch(state)
+            .map_err(|error| TransportCause::Lost(Arc::new(error)))
     }
 
     /// Watches for room in the socket only while something waits for it: the poller would return for it after every reply.

@@ -1,7 +1,7 @@
 //! Frames on their way in: a small buffer for headers and control parts, payload straight into its destination.
 //!
 //! The buffer is read into only as far as the next header may lie, so of a large value at most its first few KiB are ever
-//! copied; the rest is read where it belongs, 1 MiB at a time, and checksummed while it is in the cache. One `readv`
+//! copied; the rest is read where it belongs, 2 MiB at a time, and checksummed while it is in the cache. One `readv`
 //! takes the end of a value and the next header together.
 
 use std::io::{self, IoSliceMut, Read};

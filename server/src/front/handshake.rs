@@ -91,10 +91,7 @@ async fn message<S: Transport>(bytes: &ByteStream<S>) -> Result<Vec<u8>, End> {
 }
 
 /// Sends a refusal, and says how the connection ends.
-async fn refuse<S: Transport>(
-    bytes: &ByteStream<S>,
-    refusal: &Refusal,
-) -> End {
+async fn refuse<S: Transport>(bytes: &ByteStream<S>, refusal: &Refusal) -> End {
     let end = match refusal.code {
         RefusalCode::UnknownKey => End::Auth(AuthFailure::UnknownKey),
         RefusalCode::ClockSkew => End::Auth(AuthFailure::ClockSkew),

@@ -339,10 +339,7 @@ async fn take_payload<S: Transport>(
 }
 
 /// Reads `left` bytes and forgets them.
-async fn skip<S: Transport>(
-    bytes: &ByteStream<S>,
-    mut left: u64,
-) -> Result<(), End> {
+async fn skip<S: Transport>(bytes: &ByteStream<S>, mut left: u64) -> Result<(), End> {
     while left > 0 {
         left -= skip_some(bytes, left, None).await? as u64;
     }

@@ -88,6 +88,27 @@ fn a_payload_that_stops_is_closed_and_gives_its_memory_back() {
 }
 
 #[test]
+fn a_large_value_that_arrives_slowly_but_steadily_is_stored() {
+    let server = impatient().start();
+    let mut slow = WireClient::connect(server.address());
+    let big = value(1, 3 << 19);
+    let mut control = Vec::new();
+    let entry = memkv_tests::wire::entry(b"big", &big);
+    let head =
+        memkv_proto::request::encode_writes(&mut control, OpCode::Put, None, [entry]).unwrap();
+    let frame = slow.seal(head, &control, &big);
+    // Never silent for long, but the megabyte that the server would rather sleep for takes longer than a stall may.
+    for piece in frame.chunks(64 << 10) {
+        slow.stream.write_all(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let reply = slow.receive().expect("the session lives");
+    assert_eq!(memkv_tests::wire::written(&reply, 1), [Outcome::Ok]);
+    assert!(slow.get(b"big") == Ok(Some(big)));
+    assert_eq!(stalled(&server), 0.0);
+}
+
+#[test]
 fn half_open_connections_are_bounded() {
     let server = Builder::memory("64 MiB")
         .limits(|limits| limits.half_open_max = 8)
