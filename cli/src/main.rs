@@ -33,8 +33,12 @@ mod start;
 mod version;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+/// What a collector may take at the end of a verb.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A key-value server for LLM KV-cache blocks, its client and its tools
 #[derive(Debug, Parser)]
@@ -96,6 +100,8 @@ fn main() -> ExitCode {
         Verb::Doc(doc) => doc.run(),
         Verb::Completions(completions) => completions.run(),
     };
+    // What a client's exporters hold is sent before the process ends; without exporters this does nothing.
+    memkv_client::shutdown_telemetry(EXPORT_TIMEOUT);
     let exit = outcome.unwrap_or_else(|failure| {
         failure.report();
         failure.exit

@@ -1,5 +1,7 @@
 //! Traces, as a real OpenTelemetry Collector receives them from a real server and its client.
 
+mod process;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! A real OpenTelemetry Collector that writes what it receives to a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::net::SocketAddr;
@@ -22,7 +22,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Collector {
     child: Child,
     grpc: SocketAddr,
+    http: SocketAddr,
     dir: TempDir,
+}
+
+/// One log record as it arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// `service.name` of its resource.
+    pub service: String,
+    /// `INFO`, `WARN` …
+    pub severity: String,
+    /// Its text.
+    pub body: String,
+    /// Attributes as text.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// One span as it arrived.
@@ -88,7 +102,12 @@ impl Collector {
             });
             if is_ready {
                 Tier::Collector.ran();
-                return Some(Collector { child, grpc, dir });
+                return Some(Collector {
+                    child,
+                    grpc,
+                    http,
+                    dir,
+                });
             }
         }
         let log = fs::read_to_string(dir.path().join("log")).unwrap_or_default();
@@ -100,14 +119,31 @@ impl Collector {
         format!("http://{}", self.grpc)
     }
 
+    /// The same for HTTP.
+    pub fn http_endpoint(&self) -> String {
+        format!("http://{}/v1/traces", self.http)
+    }
+
     /// Every span that arrived so far.
     pub fn spans(&self) -> Vec<Span> {
-        let text = fs::read_to_string(self.dir.path().join("spans.json")).unwrap_or_default();
+        self.batches().iter().flat_map(spans_of).collect()
+    }
+
+    /// Every log record that arrived so far.
+    pub fn records(&self) -> Vec<Record> {
+        self.batches().iter().flat_map(records_of).collect()
+    }
+
+    /// The names of metrics that arrived so far, each with its `service.name`.
+    pub fn metrics(&self) -> BTreeSet<(String, String)> {
+        self.batches().iter().flat_map(metrics_of).collect()
+    }
+
+    fn batches(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.dir.path().join("received.json")).unwrap_or_default();
         // The last line may be half written.
-        let batches = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        batches.flat_map(|batch| spans_of(&batch)).collect()
+        let batches = text.lines().map(serde_json::from_str);
+        batches.filter_map(Result::ok).collect()
     }
 
     /// Waits until the spans that arrived satisfy `condition`.
@@ -167,7 +203,7 @@ fn spawn(
         .env("OTLP_GRPC_ENDPOINT", grpc.to_string())
         .env("OTLP_HTTP_ENDPOINT", http.to_string())
         .env("HEALTH_ENDPOINT", health.to_string())
-        .env("SPANS_FILE", dir.join("spans.json"))
+        .env("SPANS_FILE", dir.join("received.json"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -175,21 +211,50 @@ fn spawn(
         .expect("the collector can be started")
 }
 
-fn spans_of(batch: &Value) -> Vec<Span> {
-    let mut spans = Vec::new();
-    for resource in list(&batch["resourceSpans"]) {
+/// What is in a batch of `kinds`, each with the `service.name` of its resource.
+fn items<'b>(batch: &'b Value, [resources, scopes, kinds]: [&str; 3]) -> Vec<(String, &'b Value)> {
+    let mut items = Vec::new();
+    for resource in list(&batch[resources]) {
         let service = attributes(&resource["resource"]["attributes"])
             .remove("service.name")
             .unwrap_or_default();
-        for scope in list(&resource["scopeSpans"]) {
-            spans.extend(
-                list(&scope["spans"])
-                    .iter()
-                    .map(|span| span_of(&service, span)),
-            );
+        for scope in list(&resource[scopes]) {
+            let of_scope = list(&scope[kinds]).iter();
+            items.extend(of_scope.map(|item| (service.clone(), item)));
         }
     }
+    items
+}
+
+fn spans_of(batch: &Value) -> Vec<Span> {
+    let spans = items(batch, ["resourceSpans", "scopeSpans", "spans"]);
+    let spans = spans.iter();
     spans
+        .map(|(service, span)| span_of(service, span))
+        .collect()
+}
+
+fn metrics_of(batch: &Value) -> Vec<(String, String)> {
+    let metrics = items(batch, ["resourceMetrics", "scopeMetrics", "metrics"]);
+    let name = |metric: &Value| metric["name"].as_str().unwrap_or_default().to_owned();
+    let metrics = metrics.into_iter();
+    metrics
+        .map(|(service, metric)| (service, name(metric)))
+        .collect()
+}
+
+fn records_of(batch: &Value) -> Vec<Record> {
+    let records = items(batch, ["resourceLogs", "scopeLogs", "logRecords"]);
+    let record = |(service, record): (String, &Value)| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Record {
+            service,
+            severity: text(&record["severityText"]),
+            body: text(&record["body"]["stringValue"]),
+            attributes: attributes(&record["attributes"]),
+        }
+    };
+    records.into_iter().map(record).collect()
 }
 
 fn span_of(service: &str, span: &Value) -> Span {
