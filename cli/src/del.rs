@@ -2,9 +2,8 @@
 
 use clap::Args;
 
-use crate::connection::Connection;
 use crate::exit::Outcome;
-use crate::keys::{Words, report};
+use crate::keys::{EachKey, Words};
 
 /// Remove keys
 #[derive(Debug, Args)]
@@ -14,32 +13,16 @@ use crate::keys::{Words, report};
 
 Exit codes: 0 all were removed, 4 no server, 5 some weren't there, 6 some failed.")]
 pub(crate) struct Del {
-    /// The keys
-    #[arg(required = true)]
-    keys: Vec<String>,
-    /// Print one JSON object per key
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    connection: Connection,
+    keys: EachKey,
 }
 
 impl Del {
     pub(crate) fn run(self) -> Outcome {
-        let options = self.connection.options();
-        let results = self
-            .connection
-            .client()?
-            .with(&options)
-            .batch_delete(&self.keys);
-        report(
-            &self.keys,
-            results,
-            self.json,
-            Words {
-                yes: "deleted",
-                no: "missing",
-            },
-        )
+        let words = Words {
+            yes: "deleted",
+            no: "missing",
+        };
+        self.keys.run(|calls, keys| calls.batch_delete(keys), words)
     }
 }

@@ -2,9 +2,8 @@
 
 use clap::Args;
 
-use crate::connection::Connection;
 use crate::exit::Outcome;
-use crate::keys::{Words, report};
+use crate::keys::{EachKey, Words};
 
 /// Say which keys are there
 #[derive(Debug, Args)]
@@ -14,32 +13,16 @@ use crate::keys::{Words, report};
 
 Exit codes: 0 all are there, 4 no server, 5 some aren't, 6 some failed.")]
 pub(crate) struct Exists {
-    /// The keys
-    #[arg(required = true)]
-    keys: Vec<String>,
-    /// Print one JSON object per key
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    connection: Connection,
+    keys: EachKey,
 }
 
 impl Exists {
     pub(crate) fn run(self) -> Outcome {
-        let options = self.connection.options();
-        let results = self
-            .connection
-            .client()?
-            .with(&options)
-            .batch_exists(&self.keys);
-        report(
-            &self.keys,
-            results,
-            self.json,
-            Words {
-                yes: "exists",
-                no: "missing",
-            },
-        )
+        let words = Words {
+            yes: "exists",
+            no: "missing",
+        };
+        self.keys.run(|calls, keys| calls.batch_exists(keys), words)
     }
 }

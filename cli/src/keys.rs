@@ -1,11 +1,39 @@
 //! Results per key: lines or JSON, and the exit code that they come to.
 
-use memkv_client::{OpError, outcome_of};
+use clap::Args;
+use memkv_client::{Calls, OpError, outcome_of};
 use serde_json::json;
 
-use crate::connection::{exit_of, in_one_line};
+use crate::connection::{Connection, exit_of, in_one_line};
 use crate::exit::{Exit, Outcome};
 use crate::out;
+
+/// The arguments of a verb that asks something of each key.
+#[derive(Debug, Args)]
+pub(crate) struct EachKey {
+    /// The keys
+    #[arg(required = true)]
+    keys: Vec<String>,
+    /// Print one JSON object per key
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl EachKey {
+    /// Asks, and prints what came of each key.
+    pub(crate) fn run(
+        self,
+        ask: impl FnOnce(&Calls<'_>, &[String]) -> Vec<Result<bool, OpError>>,
+        words: Words,
+    ) -> Outcome {
+        let options = self.connection.options();
+        let client = self.connection.client()?;
+        let results = ask(&client.with(&options), &self.keys);
+        report(&self.keys, results, self.json, words)
+    }
+}
 
 /// What a line says of a key that was there, or not.
 pub(crate) struct Words {
@@ -54,7 +82,7 @@ impl Tally {
 }
 
 /// Prints one line per key, in order.
-pub(crate) fn report(
+fn report(
     keys: &[String],
     results: Vec<Result<bool, OpError>>,
     json: bool,

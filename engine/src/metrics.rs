@@ -1,11 +1,3 @@
-//! The clock of everything that is timed.
+//! The clock of everything that is timed, and of expiry.
 
-pub(crate) use memkv_telemetry::clock::{Tick, now};
-
-/// Wall-clock milliseconds, for expiry.
-pub(crate) fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    since.as_millis() as u64
-}
+pub(crate) use memkv_telemetry::clock::{Tick, now, unix_ms};

@@ -233,6 +233,33 @@ pub(crate) fn resource(version: &str, instance: &str, role: &str) -> Resource {
         .build()
 }
 
+/// The exporter of a signal; its builder's type differs by signal, and has no trait in common. The macro
+/// returns from the function around it where there can't be one.
+macro_rules! exporter_of {
+    ($builder:expr, $config:expr, $signal:literal) => {{
+        let (builder, config) = ($builder, $config);
+        let url = url(&config.endpoint, config.protocol, $signal);
+        let built = match config.protocol {
+            OtlpProtocol::Grpc => {
+                let tonic = builder.with_tonic().with_endpoint(url);
+                let tonic = tonic.with_timeout(config.timeout);
+                match grpc_tls(config)? {
+                    Some(tls) => tonic.with_tls_config(tls).build(),
+                    None => tonic.build(),
+                }
+            }
+            OtlpProtocol::Http => builder
+                .with_http()
+                .with_protocol(Protocol::HttpBinary)
+                .with_http_client(http_client(config)?)
+                .with_endpoint(url)
+                .with_timeout(config.timeout)
+                .build(),
+        };
+        built.map_err(|error| endpoint_error(config, &error))?
+    }};
+}
+
 /// Sends what `to_spans` makes of each item.
 pub(crate) fn span_worker<T: Send + 'static>(
     config: &crate::hub::OtlpConfig,
@@ -240,28 +267,9 @@ pub(crate) fn span_worker<T: Send + 'static>(
     counts: Arc<ExportCounts>,
     mut to_spans: impl FnMut(T) -> Vec<SpanData> + Send + 'static,
 ) -> Result<Worker<T>, OtlpError> {
-    let url = url(&config.endpoint, config.protocol, "traces");
     let runtime = runtime()?;
     let guard = runtime.enter();
-    let builder = SpanExporter::builder();
-    let built = match config.protocol {
-        OtlpProtocol::Grpc => {
-            let tonic = builder.with_tonic().with_endpoint(url);
-            let tonic = tonic.with_timeout(config.timeout);
-            match grpc_tls(config)? {
-                Some(tls) => tonic.with_tls_config(tls).build(),
-                None => tonic.build(),
-            }
-        }
-        OtlpProtocol::Http => builder
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_http_client(http_client(config)?)
-            .with_endpoint(url)
-            .with_timeout(config.timeout)
-            .build(),
-    };
-    let mut exporter = built.map_err(|error| endpoint_error(config, &error))?;
+    let mut exporter = exporter_of!(SpanExporter::builder(), config, "traces");
     exporter.set_resource(resource);
     drop(guard);
     let timeout = config.timeout;
@@ -284,28 +292,9 @@ pub(crate) fn log_worker(
     resource: &Resource,
     counts: Arc<ExportCounts>,
 ) -> Result<Worker<Box<(SdkLogRecord, InstrumentationScope)>>, OtlpError> {
-    let url = url(&config.endpoint, config.protocol, "logs");
     let runtime = runtime()?;
     let guard = runtime.enter();
-    let builder = LogExporter::builder();
-    let built = match config.protocol {
-        OtlpProtocol::Grpc => {
-            let tonic = builder.with_tonic().with_endpoint(url);
-            let tonic = tonic.with_timeout(config.timeout);
-            match grpc_tls(config)? {
-                Some(tls) => tonic.with_tls_config(tls).build(),
-                None => tonic.build(),
-            }
-        }
-        OtlpProtocol::Http => builder
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_http_client(http_client(config)?)
-            .with_endpoint(url)
-            .with_timeout(config.timeout)
-            .build(),
-    };
-    let mut exporter = built.map_err(|error| endpoint_error(config, &error))?;
+    let mut exporter = exporter_of!(LogExporter::builder(), config, "logs");
     exporter.set_resource(resource);
     drop(guard);
     let timeout = config.timeout;
