@@ -30,20 +30,18 @@ fn cause<T: std::fmt::Debug>(result: Result<T, OpError>) -> TransportCause {
 #[test]
 fn a_timed_out_put_is_fenced_before_it_is_reported() {
     let (log, asked) = mpsc::channel();
-    let log = Mutex::new(log);
+    let (let_go, may_let_go) = mpsc::channel::<()>();
+    let (log, may_let_go) = (Mutex::new(log), Mutex::new(may_let_go));
     let address = serve(Identity::default(), move |idx, peer| {
         let mut stalled: Option<Asked> = None;
         while let Some(asked) = peer.next() {
-            log.lock()
-                .unwrap()
-                .send((idx, asked.op(), Instant::now()))
-                .unwrap();
+            log.lock().unwrap().send((idx, asked.op())).unwrap();
             match asked.request() {
                 Request::Put(_) if stalled.is_none() => stalled = Some(asked),
                 Request::Cancel { request_id } => {
                     assert_eq!(request_id, stalled.as_ref().unwrap().head.request_id);
-                    // A while passes until the server has let go of it.
-                    std::thread::sleep(Duration::from_millis(80));
+                    // The server lets go of it when the test says so.
+                    may_let_go.lock().unwrap().recv().unwrap();
                     peer.cancelled(&asked);
                 }
                 _ => peer.written(
@@ -57,21 +55,21 @@ fn a_timed_out_put_is_fenced_before_it_is_reported() {
         }
     });
     let client = client(&[address]);
-    let start = Instant::now();
-    let got = cause(client.with(&soon()).put(b"k", b"first"));
-    assert!(matches!(got, TransportCause::DeadlineFenced), "{got:?}");
-    let reported = start.elapsed();
-    assert!(
-        reported >= Duration::from_millis(130),
-        "reported after {reported:?}, before the server let go"
-    );
+    let next = || asked.recv_timeout(Duration::from_secs(5));
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| cause(client.with(&soon()).put(b"k", b"first")));
+        assert_eq!(next(), Ok((0, OpCode::Put)));
+        assert_eq!(next(), Ok((0, OpCode::Cancel)));
+        // Its deadline is over, and the server still has it.
+        assert!(!put.is_finished(), "reported before the server let go");
+        let_go.send(()).unwrap();
+        let got = put.join().unwrap();
+        assert!(matches!(got, TransportCause::DeadlineFenced), "{got:?}");
+    });
     assert_eq!(client.put(b"k", b"second").unwrap(), 2);
-    let ops: Vec<(usize, OpCode)> = asked.try_iter().map(|(idx, op, _)| (idx, op)).collect();
-    assert_eq!(
-        ops,
-        [(0, OpCode::Put), (0, OpCode::Cancel), (0, OpCode::Put)],
-        "one connection, nothing sent twice"
-    );
+    let rest: Vec<_> = asked.try_iter().collect();
+    let expected = [(0, OpCode::Put)];
+    assert_eq!(rest, expected, "one connection, nothing sent twice");
 }
 
 #[test]
@@ -105,9 +103,11 @@ fn without_an_acknowledgement_the_connection_is_closed_first() {
 
 #[test]
 fn a_peer_that_never_reads_is_given_up_in_time() {
-    let address = serve(Identity::default(), |_, peer| {
-        std::thread::sleep(Duration::from_secs(20));
-        drop(peer.stream.try_clone());
+    let (done, is_done) = mpsc::channel::<()>();
+    let is_done = Mutex::new(is_done);
+    let address = serve(Identity::default(), move |_, _peer| {
+        // Its end of the connection stays open until the test is over.
+        _ = is_done.lock().unwrap().recv();
     });
     let client = client(&[address]);
     let value = vec![1; 64 << 20];
@@ -119,6 +119,7 @@ fn a_peer_that_never_reads_is_given_up_in_time() {
         "{:?}",
         start.elapsed()
     );
+    drop(done);
 }
 
 #[test]
@@ -276,12 +277,13 @@ fn when_every_lane_is_out_a_call_fails_at_its_deadline_unsent() {
 #[test]
 fn dropping_a_future_cancels_its_call_and_keeps_its_memory_until_that_is_acknowledged() {
     let (log, asked) = mpsc::channel();
-    let log = Mutex::new(log);
+    let (let_go, may_let_go) = mpsc::channel::<()>();
+    let (log, may_let_go) = (Mutex::new(log), Mutex::new(may_let_go));
     let address = serve(Identity::default(), move |_, peer| {
         while let Some(asked) = peer.next() {
             log.lock().unwrap().send(asked.op()).unwrap();
             if asked.op() == OpCode::Cancel {
-                std::thread::sleep(Duration::from_millis(100));
+                may_let_go.lock().unwrap().recv().unwrap();
                 peer.cancelled(&asked);
             }
         }
@@ -296,6 +298,7 @@ fn dropping_a_future_cancels_its_call_and_keeps_its_memory_until_that_is_acknowl
         Ok(OpCode::Cancel)
     );
     assert_eq!(Arc::strong_count(&value), 2, "the op still holds the value");
+    let_go.send(()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
     while Arc::strong_count(&value) > 1 {
         assert!(
