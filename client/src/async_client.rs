@@ -25,10 +25,10 @@ use parking_lot::Mutex;
 
 use crate::call::{CallOptions, ServerStat, Value};
 use crate::config::ClientConfig;
-use crate::core::op::Bytes;
-use crate::core::{Core, CoreConfig};
 use crate::error::OpError;
 use crate::plan::Plan;
+use crate::pump::op::Bytes;
+use crate::pump::{Core, CoreConfig};
 use crate::router::IdentityMismatch;
 use crate::shared::{BuildError, RegionError, Shared, TransportState};
 

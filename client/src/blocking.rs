@@ -12,11 +12,11 @@ use memkv_telemetry::{ClientMetrics, Telemetry, clock};
 
 use crate::call::{CallOptions, ServerStat, Value};
 use crate::config::ClientConfig;
-use crate::core::op::Op;
-use crate::core::{Core, CoreConfig, OpTable, Token};
 use crate::error::{OpError, TransportCause};
 use crate::meter::Scribe;
 use crate::pool::Pool;
+use crate::pump::op::Op;
+use crate::pump::{Core, CoreConfig, OpTable, Token};
 use crate::router::IdentityMismatch;
 use crate::shared::{BuildError, RegionError, Shared, TransportState};
 

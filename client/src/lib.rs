@@ -1,4 +1,4 @@
-//! The Rust client of memkv: [`Client`] for threads, [`AsyncClient`] for futures, [`core`] for event loops of one's own.
+//! The Rust client of memkv: [`Client`] for threads, [`AsyncClient`] for futures, [`pump`] for event loops of one's own.
 //!
 //! ```no_run
 //! let client = memkv_client::Client::from_process()?; // MEMKV_CONFIG, MEMKV_SERVERS, MEMKV_AUTH_KEY …
@@ -16,13 +16,13 @@ mod async_client;
 mod blocking;
 mod call;
 pub mod config;
-pub mod core;
 mod crc;
 pub mod env;
 mod error;
 mod meter;
 mod plan;
 pub mod pool;
+pub mod pump;
 pub mod router;
 mod shared;
 #[cfg(test)]

@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::config::ClientConfig;
-use crate::core::op::{Body, Op};
 use crate::error::{EntryOutcome, OpError};
+use crate::pump::op::{Body, Op};
 use crate::shared::BuildError;
 
 /// The telemetry of the process, once a client has started it.

@@ -9,11 +9,11 @@ use memkv_proto::limits;
 use memkv_proto::op::{Attrs, Condition, OpCode};
 use memkv_telemetry::clock::Tick;
 
-use crate::core::op::{
-    BareReply, Body, Bytes, Dest, EntryResult, KeyEntry, Meta, Op, ReadEntry, WriteEntry,
-};
 use crate::error::OpError;
 use crate::pool::Load;
+use crate::pump::op::{
+    BareReply, Body, Bytes, Dest, EntryResult, KeyEntry, Meta, Op, ReadEntry, WriteEntry,
+};
 use crate::router::Router;
 
 /// Payload of one write frame, unless a single value is larger: its checksums are computed before the frame leaves, and the

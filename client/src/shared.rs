@@ -12,9 +12,9 @@ use tracing::{debug, info, warn};
 
 use crate::call::CallOptions;
 use crate::config::{ClientConfig, ConfigError, PayloadMac, Transport};
-use crate::core::{Core, CoreConfig, CoreServer, Notice};
 use crate::error::TransportCause;
 use crate::meter::Meter;
+use crate::pump::{Core, CoreConfig, CoreServer, Notice};
 use crate::router::{Node, Router};
 
 /// Requests that one connection of a lane may have unanswered.

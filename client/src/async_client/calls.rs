@@ -7,10 +7,10 @@ use memkv_proto::op::{Attrs, Condition, OpCode};
 
 use super::{AsyncClient, Filled, Finished, Pending};
 use crate::call::{CallOptions, ServerStat, Value};
-use crate::core::op::{BareReply, Bytes, Dest, Meta};
 use crate::error::OpError;
 use crate::plan::Plan;
 use crate::pool::Load;
+use crate::pump::op::{BareReply, Bytes, Dest, Meta};
 use crate::shared::Shared;
 
 /// The verbs of an [`AsyncClient`] under given options.

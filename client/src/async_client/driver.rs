@@ -8,11 +8,11 @@ use memkv_telemetry::clock::Tick;
 use slab::Slab;
 
 use super::{Command, Finished, Link, Promise};
-use crate::core::op::Op;
-use crate::core::{Core, OpId, OpTable, Token};
 use crate::error::{OpError, TransportCause};
 use crate::meter::Scribe;
 use crate::plan::Plan;
+use crate::pump::op::Op;
+use crate::pump::{Core, OpId, OpTable, Token};
 use crate::shared::Shared;
 
 /// The ops of all calls under way.

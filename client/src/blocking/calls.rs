@@ -9,11 +9,11 @@ use memkv_telemetry::clock;
 
 use super::{Client, IDLE_CHECK, Lane, Ops};
 use crate::call::{CallOptions, ServerStat, Value};
-use crate::core::Token;
-use crate::core::op::{BareReply, Bytes, Dest, Meta, Op};
 use crate::error::{OpError, TransportCause};
 use crate::plan::Plan;
 use crate::pool::{CheckoutError, Load};
+use crate::pump::Token;
+use crate::pump::op::{BareReply, Bytes, Dest, Meta, Op};
 use crate::router::Router;
 
 /// The verbs of a [`Client`] under given options.

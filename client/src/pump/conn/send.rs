@@ -9,10 +9,10 @@ use memkv_proto::request::encode_cancel;
 use memkv_telemetry::clock;
 
 use super::{Conn, Phase};
-use crate::core::job::{OpId, Phase as JobPhase};
-use crate::core::op::Op;
-use crate::core::{OpTable, State};
 use crate::error::TransportCause;
+use crate::pump::job::{OpId, Phase as JobPhase};
+use crate::pump::op::Op;
+use crate::pump::{OpTable, State};
 
 /// Frames are sealed only while less than this many wait for the kernel, so that a checksum is computed shortly before its
 /// bytes leave, and a withdrawn op was really never sent.

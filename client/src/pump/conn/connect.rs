@@ -16,8 +16,8 @@ use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{Conn, Phase, Stage, violation};
-use crate::core::{CoreServer, Notice, State};
 use crate::error::TransportCause;
+use crate::pump::{CoreServer, Notice, State};
 
 impl<M: FrameMac> Conn<M> {
     /// Finds the server's addresses. Looks a name up at every attempt, since its address may have changed; blocks as long

@@ -13,11 +13,11 @@ use memkv_socket::set_receive_low_water;
 use memkv_telemetry::clock;
 
 use super::{Conn, Payload, Phase, Piece, Stage, violation};
-use crate::core::inbound::Arrived;
-use crate::core::job::{OpId, Phase as JobPhase};
-use crate::core::op::{BareReply, Op, Sink};
-use crate::core::{OpTable, State};
 use crate::error::TransportCause;
+use crate::pump::inbound::Arrived;
+use crate::pump::job::{OpId, Phase as JobPhase};
+use crate::pump::op::{BareReply, Op, Sink};
+use crate::pump::{OpTable, State};
 
 /// Stretches shorter than this go through the buffer: copying them is cheaper than a system call of their own.
 const DIRECT_BYTES_MIN: usize = 4096;
