@@ -10,6 +10,7 @@
 //! therefore doesn't read it.
 
 mod check;
+mod derived;
 mod facts;
 pub mod raw;
 mod rules;

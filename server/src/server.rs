@@ -228,7 +228,7 @@ impl<M: FrameMac> Server<M> {
             running.serve_socket(socket, listener);
         }
         // From here on an early return drops `running`, which stops what runs.
-        let engine = Engine::open(shared.engine_config(), shared.engine_metrics())?;
+        let engine = Engine::open(shared.config().engine(), shared.engine_metrics())?;
         shared.opened(engine);
         let mut threads = DataThreads::start::<M>(&shared)?;
         threads.accept(running.handle(), listeners.data, &shared)?;
@@ -307,7 +307,7 @@ impl RunningServer {
         if keys_changed && let Some(threads) = &self.threads {
             threads.check_keys();
         }
-        let needs_restart = self.shared.differences(&config);
+        let needs_restart = self.shared.config().needs_restart(&config);
         let reloaded = Reloaded {
             keys: keys_changed,
             certificates,

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use memkv_engine::{DriveConfig, Engine, EngineConfig, HugePages, Mode, Sync, Verify};
+use memkv_engine::{Engine, EngineStatus};
 use memkv_proto::op::ErrorCode;
 use memkv_proto::session::{Features, KeyId, KeyRing, KeyUse, SessionInfo};
 use memkv_proto::stat::StatKey;
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use crate::admission::Admission;
-use crate::config::{AuthKeys, Backend, Config, HugepageMode, PayloadMac, SyncMode, VerifyMode};
+use crate::config::{AuthKeys, Backend, Config, PayloadMac};
 use crate::dispatch::End;
 use crate::limits::Limits;
 use crate::server::LogLevelSetter;
@@ -179,48 +179,9 @@ impl Shared {
         self.engine.get()
     }
 
-    /// What the store is opened with.
-    pub(crate) fn engine_config(&self) -> EngineConfig {
-        let config = self.config.load();
-        let (memory, storage) = (&config.memory, &config.storage);
-        let drives = |drives: &[crate::config::Drive]| {
-            let drive = |drive: &crate::config::Drive| DriveConfig {
-                media: drive.media.clone(),
-                max_size: drive.capacity_bytes,
-            };
-            drives.iter().map(drive).collect()
-        };
-        let (mode, drives, memory_bytes) = match &storage.backend {
-            Backend::Direct(configured) => (Mode::Direct, drives(configured), 0),
-            Backend::File(configured) => (Mode::File, drives(configured), 0),
-            Backend::Memory { capacity_bytes } => (Mode::Memory, Vec::new(), *capacity_bytes),
-        };
-        EngineConfig {
-            mode,
-            drives,
-            memory_bytes,
-            extent_bytes: storage.extent_bytes,
-            slab_bytes: memory.block_bytes,
-            pool_bytes: memory.pool_bytes,
-            huge_pages: match memory.hugepages {
-                HugepageMode::Auto => HugePages::Auto,
-                HugepageMode::Required => HugePages::Required,
-                HugepageMode::Off => HugePages::Off,
-            },
-            eviction: storage.eviction,
-            sync: match storage.sync {
-                SyncMode::Always => Sync::Always,
-                SyncMode::EverySecond => Sync::Everysec,
-                SyncMode::No => Sync::No,
-            },
-            verify: match storage.verify {
-                VerifyMode::Always => Verify::Always,
-                VerifyMode::Unclean => Verify::Unclean,
-            },
-            flap_threshold: storage.flap_threshold,
-            double_free_trace: memory.double_free_trace,
-            ..EngineConfig::default()
-        }
+    /// How the store is; `None` until it is open.
+    pub(crate) fn store(&self) -> Option<EngineStatus> {
+        self.engine().map(Engine::status)
     }
 
     /// Whether an acknowledged put lies on a drive.
@@ -441,8 +402,7 @@ impl Shared {
     /// The key figures of a Stat reply.
     pub(crate) fn stat(&self) -> Vec<(StatKey, u64)> {
         let mut fields = vec![(StatKey::UptimeMs, self.uptime().as_millis() as u64)];
-        if let Some(engine) = self.engine() {
-            let status = engine.status();
+        if let Some(status) = self.store() {
             let sum = |get: fn(&memkv_engine::DriveStatus) -> u64| {
                 status.drives.iter().map(get).sum::<u64>()
             };
@@ -478,25 +438,6 @@ impl Shared {
             ),
         ]);
         fields
-    }
-
-    /// Keys of `other` that differ from the running configuration and need a restart.
-    pub(crate) fn differences(&self, other: &Config) -> Vec<String> {
-        const RELOADED: [&str; 4] = [
-            "network.auth_key",
-            "network.auth_key_previous",
-            "network.tls_cert",
-            "network.tls_key",
-        ];
-        let running = self.config.load();
-        running
-            .effective()
-            .iter()
-            .zip(other.effective())
-            .filter(|(ours, theirs)| ours.value != theirs.value)
-            .map(|(ours, _)| ours.path.clone())
-            .filter(|key| !RELOADED.contains(&key.as_str()))
-            .collect()
     }
 }
 

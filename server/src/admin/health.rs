@@ -60,7 +60,7 @@ impl Health {
 }
 
 pub(crate) async fn health(State(shared): State<Arc<Shared>>) -> (StatusCode, Json<Health>) {
-    let status = shared.engine().map(|engine| engine.status());
+    let status = shared.store();
     let health = Health::of(status.as_ref());
     (health.code(), Json(health))
 }

@@ -17,7 +17,7 @@ pub(crate) fn reasons(shared: &Shared) -> Vec<&'static str> {
         Stage::Draining => reasons.push("draining: new operations are refused"),
         Stage::Stopped => reasons.push("stopped"),
     }
-    let Some(status) = shared.engine().map(|engine| engine.status()) else {
+    let Some(status) = shared.store() else {
         return reasons;
     };
     if Health::of(Some(&status)).word() == "unhealthy" {

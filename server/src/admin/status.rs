@@ -44,7 +44,7 @@ pub(crate) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 fn document(shared: &Shared) -> Value {
-    let engine = shared.engine().map(|engine| engine.status());
+    let engine = shared.store();
     let config = shared.config();
     let reasons = reasons(shared);
     json!({

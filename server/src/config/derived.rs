@@ -1,0 +1,67 @@
+//! What follows from a configuration: what the store is opened with, and what a reload leaves for a restart.
+
+use memkv_engine::{DriveConfig, EngineConfig, HugePages, Mode, Sync, Verify};
+
+use super::{Backend, Config, Drive, HugepageMode, SyncMode, VerifyMode};
+
+impl Config {
+    /// What the store is opened with.
+    pub(crate) fn engine(&self) -> EngineConfig {
+        let (memory, storage) = (&self.memory, &self.storage);
+        let drives = |drives: &[Drive]| {
+            let drive = |drive: &Drive| DriveConfig {
+                media: drive.media.clone(),
+                max_size: drive.capacity_bytes,
+            };
+            drives.iter().map(drive).collect()
+        };
+        let (mode, drives, memory_bytes) = match &storage.backend {
+            Backend::Direct(configured) => (Mode::Direct, drives(configured), 0),
+            Backend::File(configured) => (Mode::File, drives(configured), 0),
+            Backend::Memory { capacity_bytes } => (Mode::Memory, Vec::new(), *capacity_bytes),
+        };
+        EngineConfig {
+            mode,
+            drives,
+            memory_bytes,
+            extent_bytes: storage.extent_bytes,
+            slab_bytes: memory.block_bytes,
+            pool_bytes: memory.pool_bytes,
+            huge_pages: match memory.hugepages {
+                HugepageMode::Auto => HugePages::Auto,
+                HugepageMode::Required => HugePages::Required,
+                HugepageMode::Off => HugePages::Off,
+            },
+            eviction: storage.eviction,
+            sync: match storage.sync {
+                SyncMode::Always => Sync::Always,
+                SyncMode::EverySecond => Sync::Everysec,
+                SyncMode::No => Sync::No,
+            },
+            verify: match storage.verify {
+                VerifyMode::Always => Verify::Always,
+                VerifyMode::Unclean => Verify::Unclean,
+            },
+            flap_threshold: storage.flap_threshold,
+            double_free_trace: memory.double_free_trace,
+            ..EngineConfig::default()
+        }
+    }
+
+    /// Keys of `other` that differ from this, the running configuration, and need a restart.
+    pub(crate) fn needs_restart(&self, other: &Config) -> Vec<String> {
+        const RELOADED: [&str; 4] = [
+            "network.auth_key",
+            "network.auth_key_previous",
+            "network.tls_cert",
+            "network.tls_key",
+        ];
+        self.effective()
+            .iter()
+            .zip(other.effective())
+            .filter(|(ours, theirs)| ours.value != theirs.value)
+            .map(|(ours, _)| ours.path.clone())
+            .filter(|key| !RELOADED.contains(&key.as_str()))
+            .collect()
+    }
+}
