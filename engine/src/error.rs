@@ -175,6 +175,24 @@ pub enum OpenError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Direct mode can't register the pool with the drives' rings.
+    #[error(
+        "register {bytes} bytes of memory with the rings of {drives} drives (each takes all of \
+         memory.max_size): this process may lock {limit} bytes; raise it with \
+         LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK, \
+         or lower memory.max_size"
+    )]
+    Memlock {
+        /// What it takes.
+        bytes: u64,
+        /// How many drives take part of it.
+        drives: usize,
+        /// The soft limit.
+        limit: u64,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The completion queue or a thread can't be made.
     #[error("start {what}")]
     Start {

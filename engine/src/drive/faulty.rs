@@ -15,6 +15,8 @@ use super::IoDone;
 pub(crate) struct Faults {
     /// The backend can't start.
     pub(crate) start: AtomicBool,
+    /// No memory may be locked.
+    pub(crate) registration: AtomicBool,
     /// Every I/O ends with EIO.
     pub(crate) io: AtomicBool,
     /// The backend itself fails, with I/O in flight.
@@ -38,6 +40,13 @@ impl Faults {
 
     pub(super) fn start(&self) -> io::Result<()> {
         fails(&self.start)
+    }
+
+    pub(super) fn register(&self) -> io::Result<()> {
+        match self.registration.load(Ordering::SeqCst) {
+            true => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
+            false => Ok(()),
+        }
     }
 
     /// Spoils what has just ended.

@@ -100,7 +100,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Makes a ring for one file. Findings say what it had to do without.
+    /// Makes a ring for one file; and says why the pools couldn't be registered with it.
     pub(crate) fn open(
         file: OwnedFd,
         wake: Arc<Wake>,
@@ -108,16 +108,15 @@ impl Ring {
         chunk_bytes: usize,
         pools: &[&SlabPool],
         metrics: EngineMetrics,
-        findings: &mut Vec<String>,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, io::Result<()>)> {
         let uring = build(queue_depth)?;
         let fixed_file = uring
             .submitter()
             .register_files(&[file.as_raw_fd()])
             .is_ok();
-        let registered = register(&uring, pools, findings);
+        let (registered, result) = register(&uring, pools);
         let depth = queue_depth.min(u16::MAX.into()) as u16;
-        Ok(Self {
+        let ring = Self {
             uring,
             file,
             fixed_file,
@@ -138,7 +137,8 @@ impl Ring {
             sequence: 0,
             stale: 0,
             metrics,
-        })
+        };
+        Ok((ring, result))
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -408,7 +408,7 @@ fn build(queue_depth: u32) -> io::Result<IoUring> {
 }
 
 /// Registers the pools' memory, so that the kernel needn't pin pages for each I/O.
-fn register(uring: &IoUring, pools: &[&SlabPool], findings: &mut Vec<String>) -> Vec<Registered> {
+fn register(uring: &IoUring, pools: &[&SlabPool]) -> (Vec<Registered>, io::Result<()>) {
     let mut buffers = Vec::new();
     let mut ranges = Vec::new();
     for region in pools.iter().flat_map(|pool| pool.regions()) {
@@ -430,14 +430,8 @@ fn register(uring: &IoUring, pools: &[&SlabPool], findings: &mut Vec<String>) ->
     // SAFETY: the ranges are mappings of the pools, which outlive the ring: the engine drops
     // its rings before its pools, and the kernel keeps the pages pinned besides.
     match unsafe { uring.submitter().register_buffers(&buffers) } {
-        Ok(()) => ranges,
-        Err(why) => {
-            findings.push(format!(
-                "the pool isn't registered with io_uring ({why}): large I/O costs more CPU; \
-                 raise the memlock limit (ulimit -l, LimitMEMLOCK=infinity)"
-            ));
-            Vec::new()
-        }
+        Ok(()) => (ranges, Ok(())),
+        Err(why) => (Vec::new(), Err(why)),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The thread of a drive: waits, steps the log, does what it wants done.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use memkv_telemetry::{DriveMetrics, DriveOp};
@@ -9,6 +11,7 @@ use parking_lot::Mutex;
 use super::inbox::{Inbox, Wake};
 use super::media::Media;
 use super::{Backend, IoBuffer, IoDone, blocking::Blocking, ring::Ring};
+use crate::config::Mode;
 use crate::engine::Shared;
 use crate::metrics::{now, unix_ms};
 use crate::segment_log::{Context, DriveLog, Effects, Event, LogCounts};
@@ -42,10 +45,14 @@ pub(crate) struct DriveThread {
 
 impl DriveThread {
     /// Runs until the log has finished.
-    pub(crate) fn run(mut self) {
+    ///
+    /// Says on `started` how its backend came up: `ENOMEM` where the pool can't be registered and
+    /// must be.
+    pub(crate) fn run(mut self, started: &SyncSender<io::Result<()>>) {
         let mut effects = Effects::default();
         match self.backend() {
             Ok(mut backend) => {
+                let _ = started.send(Ok(()));
                 self.metrics.set_up(true);
                 let lost = self.serve(&mut backend, &mut effects).err();
                 self.end(
@@ -53,7 +60,14 @@ impl DriveThread {
                     lost.map(|why| format!("the ring failed: {why}")),
                 );
             }
-            Err(why) => self.end(&mut effects, Some(format!("no i/o backend: {why}"))),
+            Err(why) => {
+                if self.refuses_start(&why) {
+                    // No drive is lost: the engine never opens, and nobody stands in for it.
+                    self.shared.drain();
+                }
+                self.end(&mut effects, Some(format!("no i/o backend: {why}")));
+                let _ = started.send(Err(why));
+            }
         }
         // The kernel takes a ring apart in its own time and keeps the file open meanwhile, so
         // the lock is given back by hand.
@@ -61,7 +75,7 @@ impl DriveThread {
     }
 
     /// Steps the log and does its I/O until it has finished; fails where no I/O can be done.
-    fn serve(&mut self, backend: &mut Backend, effects: &mut Effects) -> std::io::Result<()> {
+    fn serve(&mut self, backend: &mut Backend, effects: &mut Effects) -> io::Result<()> {
         let (mut events, mut done) = (Vec::new(), Vec::new());
         loop {
             self.handle.inbox.take(&mut events);
@@ -170,7 +184,7 @@ impl DriveThread {
     }
 
     #[cfg(test)]
-    fn backend(&mut self) -> std::io::Result<Backend> {
+    fn backend(&mut self) -> io::Result<Backend> {
         let Some(faults) = super::faulty::Faults::of(&self.media.path) else {
             return self.real_backend();
         };
@@ -179,29 +193,21 @@ impl DriveThread {
     }
 
     #[cfg(not(test))]
-    fn backend(&mut self) -> std::io::Result<Backend> {
+    fn backend(&mut self) -> io::Result<Backend> {
         self.real_backend()
     }
 
-    fn real_backend(&mut self) -> std::io::Result<Backend> {
+    fn real_backend(&mut self) -> io::Result<Backend> {
         let file = self.media.file.try_clone()?;
-        let mut findings = Vec::new();
-        let pools = [&self.shared.tables.pool, &self.buffers];
-        let depth = self.shared.tables.config.queue_depth;
-        let chunk = self.media.chunk_bytes;
-        let metrics = self.shared.tables.metrics.clone();
-        let ring = Ring::open(
-            file,
-            self.wake.clone(),
-            depth,
-            chunk,
-            &pools,
-            metrics,
-            &mut findings,
-        );
-        self.handle.findings.lock().append(&mut findings);
-        match ring {
-            Ok(ring) => Ok(Backend::Ring(Box::new(ring))),
+        let tables = &self.shared.tables;
+        let pools = [&tables.pool, &self.buffers];
+        let depth = tables.config.queue_depth;
+        let (chunk, metrics) = (self.media.chunk_bytes, tables.metrics.clone());
+        match Ring::open(file, self.wake.clone(), depth, chunk, &pools, metrics) {
+            Ok((ring, registered)) => {
+                self.judge_registration(registered)?;
+                Ok(Backend::Ring(Box::new(ring)))
+            }
             Err(why) => {
                 self.handle.findings.lock().push(format!(
                     "no io_uring ({why}): drive {} uses plain system calls, which are slower; \
@@ -214,5 +220,32 @@ impl DriveThread {
                 )))
             }
         }
+    }
+
+    fn refuses_start(&self, why: &io::Error) -> bool {
+        let direct = self.shared.tables.config.mode == Mode::Direct;
+        direct && why.raw_os_error() == Some(libc::ENOMEM)
+    }
+
+    /// Direct mode refuses to start where too little memory may be locked, because it would run at
+    /// a third of its speed and nobody would notice why; others go on with a finding.
+    fn judge_registration(&self, registered: io::Result<()>) -> io::Result<()> {
+        #[cfg(test)]
+        let registered =
+            registered.and_then(|()| match super::faulty::Faults::of(&self.media.path) {
+                Some(faults) => faults.register(),
+                None => Ok(()),
+            });
+        let Err(why) = registered else {
+            return Ok(());
+        };
+        if self.refuses_start(&why) {
+            return Err(why);
+        }
+        self.handle.findings.lock().push(format!(
+            "the pool isn't registered with io_uring ({why}): large I/O costs more CPU; \
+             raise the memlock limit (ulimit -l, LimitMEMLOCK=infinity)"
+        ));
+        Ok(())
     }
 }

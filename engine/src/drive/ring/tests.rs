@@ -3,7 +3,9 @@ use super::*;
 fn ring(metrics: EngineMetrics) -> Ring {
     let file = tempfile::tempfile().expect("a file").into();
     let wake = Arc::new(Wake::new().expect("an eventfd"));
-    Ring::open(file, wake, 8, 1 << 20, &[], metrics, &mut Vec::new()).expect("a ring")
+    let (ring, registered) = Ring::open(file, wake, 8, 1 << 20, &[], metrics).expect("a ring");
+    drop(registered);
+    ring
 }
 
 #[test]

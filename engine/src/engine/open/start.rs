@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -19,6 +20,9 @@ use crate::segment_log::segment::Segments;
 use crate::segment_log::superblock::Superblock;
 use crate::segment_log::{BUFFER_BYTES, BUFFERS, DriveLog, LogConfig};
 use crate::slab::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};
+
+/// How long drives that came up may take to stop when another one refused to start.
+const REFUSED_STOP_MAX: Duration = Duration::from_secs(10);
 
 /// What is left of a recovered drive beside its segments.
 struct Ready {
@@ -79,14 +83,35 @@ pub(super) fn start(
     }
     let drives = Drives::new(handles, findings);
     let shared = Shared::new(tables, drives.clone());
+    let count = threads.len();
+    let (started, starts) = std::sync::mpsc::sync_channel(count);
     for thread in threads {
         let thread = thread(shared.clone());
-        let handle = thread.handle.clone();
+        let (handle, started) = (thread.handle.clone(), started.clone());
         let spawned = std::thread::Builder::new()
             .name(format!("memkv-drive-{}", thread.idx))
-            .spawn(move || thread.run())
+            .spawn(move || thread.run(&started))
             .map_err(fault)?;
         *handle.thread.lock() = Some(spawned);
+    }
+    drop(started);
+    let starts: Vec<io::Result<()>> = starts.iter().take(count).collect();
+    let refused = |why: &io::Error| why.raw_os_error() == Some(libc::ENOMEM);
+    if let Some(source) = starts.into_iter().filter_map(Result::err).find(refused)
+        && shared.tables.config.mode == Mode::Direct
+    {
+        shared.drain();
+        drives.stop();
+        // Nothing was written yet but superblocks.
+        let _ = drives.join(REFUSED_STOP_MAX);
+        let pool_bytes = shared.tables.pool.capacity_bytes() + BUFFERS * BUFFER_BYTES;
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+        return Err(OpenError::Memlock {
+            bytes: (pool_bytes * count) as u64,
+            drives: count,
+            limit: limit.unwrap_or(u64::MAX),
+            source,
+        });
     }
     Ok((shared, drives))
 }
