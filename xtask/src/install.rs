@@ -14,8 +14,8 @@ const COMPLETIONS: [(&str, &str, &str); 3] = [
     ("fish", "share/fish/vendor_completions.d", "memkv.fish"),
 ];
 
-pub(crate) fn install(prefix: &Path) -> Result<()> {
-    sh::run(sh::cargo()?.args(["build", "--locked", "--release", "--package", "memkv-cli"]))?;
+pub(crate) fn install(prefix: &Path, built: Option<&Path>) -> Result<()> {
+    let built = sh::memkv(built)?;
     // A relative prefix means the caller's folder, not the workspace's root.
     let prefix = std::path::absolute(prefix).context("find the prefix")?;
 
@@ -23,7 +23,6 @@ pub(crate) fn install(prefix: &Path) -> Result<()> {
     let memkv = bin.join("memkv");
     // Copy beside and rename: a running memkv of an earlier install can't be written over.
     let new = bin.join(".memkv.new");
-    let built = sh::target()?.join("release/memkv");
     fs::copy(&built, &new)
         .with_context(|| format!("copy {} into {}", built.display(), bin.display()))?;
     fs::rename(&new, &memkv).with_context(|| format!("replace {}", memkv.display()))?;

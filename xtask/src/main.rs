@@ -63,12 +63,24 @@ enum Task {
         /// Stop after the demo instead of waiting for Ctrl-C
         #[arg(long)]
         once: bool,
+        /// How much the demo writes
+        #[arg(long, value_name = "SIZE", default_value = "1 GiB")]
+        bytes: String,
+        /// Where ./data is made; the workspace's root by default
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// A binary that is already built, instead of building the release
+        #[arg(long, value_name = "FILE")]
+        memkv: Option<PathBuf>,
     },
     /// Install the release binary, completions and example configs (`make install`)
     Install {
         /// Directory that gets bin/ and share/
         #[arg(long)]
         prefix: PathBuf,
+        /// A binary that is already built, instead of building the release
+        #[arg(long, value_name = "FILE")]
+        memkv: Option<PathBuf>,
     },
     /// What is too slow for every change: slow tests, fuzzing, sanitizers
     Nightly {
@@ -87,8 +99,18 @@ fn main() -> ExitCode {
         Task::Docs => generated::docs(),
         Task::Deps { group } => sh::run(sh::command("scripts/deps.sh").arg(group)),
         Task::Collector => collector::print_path(),
-        Task::Run { once } => run::run(once),
-        Task::Install { prefix } => install::install(&prefix),
+        Task::Run {
+            once,
+            bytes,
+            dir,
+            memkv,
+        } => run::run(&run::Run {
+            once,
+            bytes,
+            dir,
+            memkv,
+        }),
+        Task::Install { prefix, memkv } => install::install(&prefix, memkv.as_deref()),
         Task::Nightly { seconds } => nightly::nightly(seconds),
     };
     match result {

@@ -7,6 +7,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,15 +31,28 @@ const fn local(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
 }
 
-pub(crate) fn run(once: bool) -> Result<()> {
-    sh::run(sh::cargo()?.args(["build", "--locked", "--release", "--package", "memkv-cli"]))?;
-    let memkv = sh::target()?.join("release/memkv");
+/// What to run.
+pub(crate) struct Run {
+    /// Stop after the demo.
+    pub(crate) once: bool,
+    /// How much the demo writes.
+    pub(crate) bytes: String,
+    /// Where `./data` is made.
+    pub(crate) dir: Option<PathBuf>,
+    /// A binary that is already built.
+    pub(crate) memkv: Option<PathBuf>,
+}
+
+pub(crate) fn run(wanted: &Run) -> Result<()> {
+    let memkv = sh::memkv(wanted.memkv.as_deref())?;
+    let dir = wanted.dir.as_deref().unwrap_or(sh::root());
     check_ports_are_free()?;
 
     let stops = Stops::listen()?;
     let mut start = sh::command(&memkv);
     start
         .args(["start", "--dev"])
+        .current_dir(dir)
         .stdin(Stdio::null())
         .process_group(0);
     let mut server = Server(start.spawn().context("start memkv start --dev")?);
@@ -46,13 +60,16 @@ pub(crate) fn run(once: bool) -> Result<()> {
         return server.drain(&stops);
     }
     // The demo shares our group: Ctrl-C ends it too, and then the server drains.
-    let demo = watch(sh::command(&memkv).arg("demo"), &mut server, &stops)?;
+    let mut demo = sh::command(&memkv);
+    demo.args(["demo", "--bytes", &wanted.bytes])
+        .current_dir(dir);
+    let demo = watch(&mut demo, &mut server, &stops)?;
     if stops.count() == 0 {
         if !demo.success() {
             server.drain(&stops)?;
             bail!("memkv demo ended with {demo}");
         }
-        if !once {
+        if !wanted.once {
             print_urls();
             while stops.count() == 0 {
                 server.check_alive()?;

@@ -60,6 +60,18 @@ pub(crate) fn cargo() -> Result<Command> {
     Ok(command)
 }
 
+/// The binary: `built` where there is one already, else the release, which is built.
+///
+/// # Errors
+/// If it doesn't build.
+pub(crate) fn memkv(built: Option<&Path>) -> Result<PathBuf> {
+    if let Some(built) = built {
+        return std::path::absolute(built).context("find the binary");
+    }
+    run(cargo()?.args(["build", "--locked", "--release", "--package", "memkv-cli"]))?;
+    Ok(target()?.join("release/memkv"))
+}
+
 /// Runs to the end with our own standard streams.
 ///
 /// # Errors

@@ -27,19 +27,27 @@ pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match std::env::var_os("MEMKV_BIN") {
         Some(path) => path.into(),
-        None => build(),
+        None => build("memkv-cli", "memkv"),
     })
 }
 
-fn build() -> PathBuf {
+/// The program behind `cargo xtask`, built beside the test that runs.
+///
+/// # Panics
+/// If it doesn't build.
+pub fn xtask() -> PathBuf {
+    build("memkv-xtask", "memkv-xtask")
+}
+
+fn build(package: &str, bin: &str) -> PathBuf {
     // …/PROFILE/deps/it-HASH
     let test = std::env::current_exe().expect("the path of the running test");
     let profile = test.ancestors().nth(2).expect("a profile's folder");
     let target = profile.parent().expect("a target folder");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--locked", "--package", "memkv-cli"])
-        .args(["--bin", "memkv", "--target-dir"])
+        .args(["build", "--quiet", "--locked", "--package", package])
+        .args(["--bin", bin, "--target-dir"])
         .arg(target)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     if profile.ends_with("release") {
@@ -47,7 +55,7 @@ fn build() -> PathBuf {
     }
     let built = cargo.output().expect("cargo runs");
     assert!(built.status.success(), "{}", text(&built.stderr));
-    profile.join("memkv")
+    profile.join(bin)
 }
 
 fn text(bytes: &[u8]) -> String {
