@@ -1,0 +1,168 @@
+//! The pool, and whether the machine can give it.
+
+use memkv_settings::{ByteSize, Source};
+
+use super::super::raw::{HugepageMode, RawMemory, StorageMode};
+use super::super::{Facts, Memory};
+use super::Checker;
+
+impl Checker<'_> {
+    pub(super) fn memory(
+        &mut self,
+        raw: RawMemory,
+        mode: StorageMode,
+        double_free_trace: bool,
+    ) -> Memory {
+        let RawMemory {
+            block_size,
+            max_size,
+            hugepages,
+        } = raw;
+        let block_bytes = self.power_of_two("memory.block_size", &block_size);
+        let blocks = max_size.value.bytes() / block_bytes.max(1);
+        let pool_bytes = blocks.saturating_mul(block_bytes);
+        let fields = [
+            "memory.block_size",
+            "memory.max_size",
+            "memory.hugepages",
+            "storage.mode",
+        ];
+        let mut huge_pages = false;
+        if self.sound(&fields) {
+            if blocks < 4 {
+                self.refuse(format!(
+                    "{}: memory.max_size is {}, but must be at least four blocks of {} (memory.block_size); raise it to {}",
+                    max_size.source,
+                    max_size.value,
+                    ByteSize(block_bytes),
+                    ByteSize(block_bytes.saturating_mul(4)),
+                ));
+            } else {
+                huge_pages = self.pages(pool_bytes, mode, hugepages.value);
+            }
+        }
+        if double_free_trace {
+            let source = Source::Env("MEMKV_SLAB_DOUBLE_FREE_TRACE");
+            self.show("memory.double_free_trace", "true".to_owned(), source);
+        }
+        Memory {
+            block_bytes,
+            pool_bytes,
+            hugepages: hugepages.value,
+            huge_pages,
+            double_free_trace,
+        }
+    }
+
+    fn pages(&mut self, pool_bytes: u64, mode: StorageMode, wanted: HugepageMode) -> bool {
+        let request = PoolRequest {
+            pool_bytes,
+            mode,
+            hugepages: wanted,
+        };
+        match judge_pool(request, self.facts) {
+            Ok(verdict) => {
+                self.warnings.extend(verdict.findings);
+                if wanted == HugepageMode::Auto {
+                    let pages = if verdict.huge_pages {
+                        "auto: huge"
+                    } else {
+                        "auto: plain"
+                    };
+                    self.show(
+                        "memory.hugepages",
+                        pages.to_owned(),
+                        Source::Detected("/proc/meminfo".into()),
+                    );
+                }
+                verdict.huge_pages
+            }
+            Err(refusals) => {
+                for refusal in refusals {
+                    self.refuse(refusal);
+                }
+                false
+            }
+        }
+    }
+}
+
+/// What a pool asks of the machine.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::config) struct PoolRequest {
+    pub(in crate::config) pool_bytes: u64,
+    pub(in crate::config) mode: StorageMode,
+    pub(in crate::config) hugepages: HugepageMode,
+}
+
+/// What the machine can give it.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::config) struct PoolVerdict {
+    pub(in crate::config) huge_pages: bool,
+    pub(in crate::config) findings: Vec<String>,
+}
+
+/// Decides whether the pool gets huge pages and may be locked.
+///
+/// Direct mode refuses where either is missing, because raw NVMe without them runs at a third of
+/// its speed and nobody would notice why; the other modes carry on with a finding.
+pub(in crate::config) fn judge_pool(
+    request: PoolRequest,
+    facts: &Facts,
+) -> Result<PoolVerdict, Vec<String>> {
+    let PoolRequest {
+        pool_bytes,
+        mode,
+        hugepages,
+    } = request;
+    let pool = ByteSize(pool_bytes);
+    let direct = mode == StorageMode::Direct;
+    let mut refusals = Vec::new();
+    let mut findings = Vec::new();
+
+    let free = facts.hugepages_free_bytes.unwrap_or(0);
+    let enough = free >= pool_bytes;
+    let pages = pool_bytes.div_ceil(facts.hugepage_bytes.max(1));
+    let short = format!(
+        "memory.max_size is {pool}, but only {} are free in huge pages; reserve them with: sysctl vm.nr_hugepages={pages}",
+        ByteSize(free)
+    );
+    let huge_pages = match hugepages {
+        HugepageMode::Off => false,
+        HugepageMode::Auto | HugepageMode::Required if enough => true,
+        HugepageMode::Required => {
+            refusals.push(format!("{short}, or set memory.hugepages to auto"));
+            false
+        }
+        HugepageMode::Auto if direct => {
+            refusals.push(format!(
+                "{short}, lower memory.max_size, or set memory.hugepages to off"
+            ));
+            false
+        }
+        HugepageMode::Auto => {
+            findings.push(format!("{short}; using plain pages"));
+            false
+        }
+    };
+    if let Some(limit) = facts.memlock_bytes.filter(|limit| *limit < pool_bytes) {
+        let short = format!(
+            "memory.max_size is {pool}, but this process may lock only {}; raise it with LimitMEMLOCK=infinity (systemd), \
+             ulimit -l unlimited, or CAP_IPC_LOCK",
+            ByteSize(limit)
+        );
+        if direct {
+            refusals.push(short);
+        } else {
+            findings.push(format!("{short}; using unregistered buffers"));
+        }
+    }
+    if refusals.is_empty() {
+        Ok(PoolVerdict {
+            huge_pages,
+            findings,
+        })
+    } else {
+        Err(refusals)
+    }
+}

@@ -1,0 +1,94 @@
+//! The pool and the pages under it.
+
+use expect_test::expect;
+
+use super::super::check::{PoolRequest, judge_pool};
+use super::super::raw::{HugepageMode, StorageMode};
+use super::*;
+
+#[test]
+fn blocks_become_powers_of_two_and_the_pool_whole_slabs() {
+    let yaml = small("memory: { block_size: 2 MB, max_size: 101 MB }\n")
+        .replace("mode: file", "mode: file\n  block_size: 4 MB");
+    let config = load(&yaml, &Environment::default()).unwrap();
+    assert_eq!(config.storage.extent_bytes, 4 << 20);
+    assert_eq!(config.memory.block_bytes, 2 << 20);
+    assert_eq!(config.memory.pool_bytes, 48 * (2 << 20));
+    let shown = config
+        .effective()
+        .iter()
+        .find(|v| v.path == "storage.block_size")
+        .unwrap();
+    assert_eq!(shown.value, "4 MiB (rounded up from 4 MB)");
+    assert_eq!(config.limits.max_in_flight_bytes, 24 * (2 << 20));
+    assert_eq!(config.telemetry.slow.base, Duration::from_millis(10));
+}
+
+#[test]
+fn direct_mode_refuses_to_start_without_huge_pages_or_memlock() {
+    let verdict = |mode, hugepages, free: u64, memlock| {
+        let request = PoolRequest {
+            pool_bytes: 8 << 30,
+            mode,
+            hugepages,
+        };
+        let facts = Facts {
+            hugepages_free_bytes: Some(free),
+            memlock_bytes: memlock,
+            ..plenty()
+        };
+        match judge_pool(request, &facts) {
+            Ok(verdict) => {
+                let pages = if verdict.huge_pages { "huge" } else { "plain" };
+                format!("{pages}\n{}", verdict.findings.join("\n"))
+            }
+            Err(refusals) => format!("refused\n{}", refusals.join("\n")),
+        }
+    };
+    use HugepageMode::{Auto, Off, Required};
+    use StorageMode::{Direct, File, Memory};
+    let enough = ByteSize::gib(8).bytes();
+    let cases = [
+        ("direct auto, enough", verdict(Direct, Auto, enough, None)),
+        (
+            "direct auto, short",
+            verdict(Direct, Auto, enough - (2 << 20), None),
+        ),
+        (
+            "direct auto, short of both",
+            verdict(Direct, Auto, 0, Some(8 << 20)),
+        ),
+        ("direct off", verdict(Direct, Off, enough, None)),
+        (
+            "file auto, short of both",
+            verdict(File, Auto, 0, Some(8 << 20)),
+        ),
+        ("file required, short", verdict(File, Required, 0, None)),
+        (
+            "memory auto, enough",
+            verdict(Memory, Auto, enough, Some(enough)),
+        ),
+    ];
+    let shown: String = cases
+        .iter()
+        .map(|(name, text)| format!("{name}: {text}\n"))
+        .collect();
+    expect![[r#"
+        direct auto, enough: huge
+
+        direct auto, short: refused
+        memory.max_size is 8 GiB, but only 8190 MiB are free in huge pages; reserve them with: sysctl vm.nr_hugepages=4096, lower memory.max_size, or set memory.hugepages to off
+        direct auto, short of both: refused
+        memory.max_size is 8 GiB, but only 0 B are free in huge pages; reserve them with: sysctl vm.nr_hugepages=4096, lower memory.max_size, or set memory.hugepages to off
+        memory.max_size is 8 GiB, but this process may lock only 8 MiB; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK
+        direct off: plain
+
+        file auto, short of both: plain
+        memory.max_size is 8 GiB, but only 0 B are free in huge pages; reserve them with: sysctl vm.nr_hugepages=4096; using plain pages
+        memory.max_size is 8 GiB, but this process may lock only 8 MiB; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK; using unregistered buffers
+        file required, short: refused
+        memory.max_size is 8 GiB, but only 0 B are free in huge pages; reserve them with: sysctl vm.nr_hugepages=4096, or set memory.hugepages to auto
+        memory auto, enough: huge
+
+    "#]].assert_eq(&shown);
+}
