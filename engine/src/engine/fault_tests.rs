@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
+use memkv_telemetry::EvictionReason;
+
 use super::harness::{Client, value_of};
 use super::tests::files;
 use crate::segment_log::bytes::PAGE;
@@ -254,7 +256,8 @@ fn corrupt_record_and_extent_are_typed_errors_then_misses() {
     overwrite(&path, find(&path, &values[0].1[..64]) - 3, b"!");
     overwrite(&path, find(&path, &values[1].1[4000..4064]), b"!!!!");
     overwrite(&path, find(&path, &values[2].1[70_000..70_064]), b"!!!!");
-    let client = Client::open(config);
+    let metrics = EngineMetrics::detached();
+    let client = Client::new(Engine::open(config, metrics.clone()).expect("opens"));
     for (key, _) in &values {
         let error = client.get_in(0, &key[..]).expect_err("it is corrupt");
         assert!(matches!(error, GetError::Corrupt { .. }), "{error:?}");
@@ -264,6 +267,7 @@ fn corrupt_record_and_extent_are_typed_errors_then_misses() {
     assert_eq!(client.get(b"sound").as_deref(), Some(&b"x"[..]));
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(client.engine.status().drives[0].corruptions, 3);
+    assert_eq!(metrics.evictions(EvictionReason::Corrupt), 3);
     stop(client);
 }
 

@@ -4,6 +4,7 @@
 //! the value becomes readable, and an eviction removes only the index entry of the very value
 //! that left, so neither can undo a later put.
 
+use memkv_telemetry::EvictionReason;
 use parking_lot::Mutex;
 
 use super::Shared;
@@ -91,6 +92,8 @@ impl MemoryStore {
         let now = shared.unix_ms();
         if let Some(hit) = shared.tables.cache.remove_if(key, |meta| meta.expired(now)) {
             forget(&shared.tables.index, key.hash, &hit.meta);
+            let metrics = &shared.tables.metrics;
+            metrics.evicted(EvictionReason::Expired, 1, 0);
         }
     }
 }

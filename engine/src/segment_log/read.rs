@@ -2,7 +2,7 @@
 
 use std::io;
 
-use memkv_telemetry::CrcSource;
+use memkv_telemetry::{CrcSource, EvictionReason};
 
 use super::bytes::{PAGE, crc_of_pieces, page_up};
 use super::record::{self, Header};
@@ -229,6 +229,11 @@ impl DriveLog {
                     context.tables.index.remove(hash, If::At(location))
                 {
                     self.segments.add_dead(&location);
+                    // Somebody is reading it, so its bytes aren't unread ones.
+                    context
+                        .tables
+                        .metrics
+                        .evicted(EvictionReason::Corrupt, 1, 0);
                 }
                 self.end_read(context, job, |drive| Err(GetError::Corrupt { drive, what }));
             }

@@ -1,5 +1,10 @@
+use memkv_telemetry::EvictionReason;
+
 use crate::engine::harness::{Client, crc_of, value_of};
-use crate::{Attrs, Class, CompletionResult, Condition, EngineConfig, Put, PutError, Step, Token};
+use crate::{
+    Attrs, Class, CompletionResult, Condition, Engine, EngineConfig, EngineMetrics, Put, PutError,
+    Step, Token,
+};
 
 fn small() -> EngineConfig {
     EngineConfig {
@@ -124,8 +129,9 @@ fn conditions_are_kept() {
 }
 
 #[test]
-fn expired_entry_is_a_miss() {
-    let client = Client::open(small());
+fn expired_entry_is_a_miss_and_counted_as_expired() {
+    let metrics = EngineMetrics::detached();
+    let client = Client::new(Engine::open(small(), metrics.clone()).expect("opens"));
     let attrs = Attrs {
         expiry_ms: 1,
         ..Attrs::default()
@@ -138,6 +144,7 @@ fn expired_entry_is_a_miss() {
         !client.exists(b"key"),
         "a read that found it expired removed it"
     );
+    assert_eq!(metrics.evictions(EvictionReason::Expired), 1);
     client
         .put_with(0, b"key", b"new", Attrs::default(), Condition::IfAbsent)
         .expect("absent");
