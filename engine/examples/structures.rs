@@ -12,10 +12,11 @@ use std::hint::black_box;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use memkv_engine::cache::{Cache, CacheConfig, CacheKey};
-use memkv_engine::index::{Cursor, If, Index, IndexConfig, KeyHash, KeyHasher, Location, StoreKey};
-use memkv_engine::mapping::{Mapping, MappingConfig, PagePolicy};
-use memkv_engine::slab::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};
+use memkv_engine::structures::{
+    Cache, CacheConfig, CacheKey, Cursor, If, Index, IndexConfig, KeyHash, KeyHasher, Location,
+    Mapping, MappingConfig, NoObserver, PagePolicy, PoolConfig, RegionConfig, RegionTier, SlabPool,
+    StoreKey,
+};
 
 const SLAB_BYTES: usize = 2 << 20;
 const LOOKUPS: usize = 1_000_000;

@@ -2,22 +2,33 @@
 #![deny(unsafe_code)]
 
 mod api;
-pub mod cache;
+mod cache;
 mod config;
 mod drive;
 mod engine;
 mod entry;
 mod error;
-pub mod index;
+mod index;
 mod lease;
 #[expect(unsafe_code, reason = "owns the mmaps; see the module docs")]
-pub mod mapping;
+mod mapping;
 mod metrics;
 mod queue;
 mod segment_log;
-pub mod slab;
+mod slab;
 mod status;
 mod stream;
+
+/// The in-memory structures, for the example that measures them; no part of the interface.
+#[doc(hidden)]
+pub mod structures {
+    pub use crate::cache::{Cache, CacheConfig, CacheKey};
+    pub use crate::index::{
+        Cursor, If, Index, IndexConfig, KeyHash, KeyHasher, Location, StoreKey,
+    };
+    pub use crate::mapping::{Mapping, MappingConfig, PagePolicy};
+    pub use crate::slab::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};
+}
 
 pub use api::*;
 pub use config::*;

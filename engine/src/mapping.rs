@@ -14,7 +14,7 @@ use std::io;
 use std::ptr::NonNull;
 
 /// Size of a huge page that we ask for.
-pub const HUGE_PAGE_BYTES: usize = 2 << 20;
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// What kind of pages a mapping stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,9 @@
     unsafe_code,
     reason = "hands out slices of a region; see the module docs"
 )]
-pub mod lease;
-pub mod pool;
+mod lease;
+mod pool;
 
-pub use lease::{InFlight, Location, RawPiece, ReadMemory, WriteMemory};
-pub use pool::{
-    Grant, GrantSink, LeaseError, Leased, NoObserver, PoolConfig, PoolError, PoolObserver, Region,
-    RegionConfig, RegionTier, SlabCounts, SlabId, SlabPool, SparseSlab, Ticket, Waiter,
-};
+pub(crate) use lease::{InFlight, Location, RawPiece, ReadMemory, WriteMemory};
+pub(crate) use pool::{Grant, GrantSink, Leased, PoolObserver, SlabId, Ticket, Waiter};
+pub use pool::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};

@@ -35,13 +35,6 @@ pub struct Location {
     pub capacity: u32,
 }
 
-impl Location {
-    /// Which 1 GiB piece of the region this lies in: add it to the region's first buffer index.
-    pub fn buffer_idx(&self) -> u32 {
-        (self.offset >> 30) as u32
-    }
-}
-
 /// A piece with its address; using the pointer is the unsafe part, and needs the lease in
 /// flight.
 #[derive(Clone, Copy, Debug)]
@@ -332,11 +325,6 @@ impl ReadMemory {
     /// The slab in which the lease occupies a slot beside others.
     pub fn carved_slab(&self) -> Option<SlabId> {
         self.held.slot().map(|slot| SlabId(slot.slab_idx))
-    }
-
-    /// How many values and parts share this lease.
-    pub fn sharers(&self) -> usize {
-        Arc::strong_count(&self.held)
     }
 
     /// The part of `len` bytes at `offset`; shares the lease.

@@ -16,7 +16,6 @@
 //! thread that released the memory. The pool makes no decision about what to evict.
 
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -31,11 +30,9 @@ mod state;
 use state::State;
 
 /// A ring's fixed buffer is at most this long.
-pub const PIECE_BYTES: usize = 1 << 30;
+pub(crate) const PIECE_BYTES: usize = 1 << 30;
 /// Alignment of slabs, and of every lease of at least this many bytes.
-pub const PAGE_BYTES: usize = 4096;
-/// Devices that a region can be registered with.
-pub const MR_SLOTS: usize = 16;
+pub(crate) const PAGE_BYTES: usize = 4096;
 /// Backtraces kept of frees of memory that was free.
 const DOUBLE_FREE_TRACES_MAX: usize = 8;
 
@@ -230,8 +227,6 @@ pub struct Region {
     tier: RegionTier,
     first_slab: u32,
     slab_count: u32,
-    first_buffer_idx: OnceLock<u16>,
-    mr_keys: [OnceLock<u32>; MR_SLOTS],
 }
 
 impl Region {
@@ -248,29 +243,6 @@ impl Region {
     /// Its slabs.
     pub fn slab_count(&self) -> usize {
         self.slab_count as usize
-    }
-
-    /// Index of the fixed buffer of its first 1 GiB piece, once registered; the same in each
-    /// ring.
-    pub fn first_buffer_idx(&self) -> Option<u16> {
-        self.first_buffer_idx.get().copied()
-    }
-
-    /// Notes that rings hold it from fixed buffer `idx` on; false if another index was noted.
-    pub fn set_first_buffer_idx(&self, idx: u16) -> bool {
-        *self.first_buffer_idx.get_or_init(|| idx) == idx
-    }
-
-    /// Local key of its MR on device `device_idx`.
-    pub fn mr_key(&self, device_idx: usize) -> Option<u32> {
-        self.mr_keys.get(device_idx)?.get().copied()
-    }
-
-    /// Notes the local key of its MR on a device; false if there is one already, or no slot.
-    pub fn set_mr_key(&self, device_idx: usize, key: u32) -> bool {
-        self.mr_keys
-            .get(device_idx)
-            .is_some_and(|slot| slot.set(key).is_ok())
     }
 }
 

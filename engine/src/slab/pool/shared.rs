@@ -31,8 +31,6 @@ impl Shared {
                 tier,
                 first_slab: slab_count as u32,
                 slab_count: count as u32,
-                first_buffer_idx: OnceLock::new(),
-                mr_keys: Default::default(),
             });
             slab_count += count;
         }
