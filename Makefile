@@ -23,9 +23,9 @@ test: ## all tests: formatting, lints, generated files, unit and integration tes
 	@scripts/deps.sh test
 	@cargo xtask ci
 
-bench: ## benchmarks against other servers in the same run; ONLY=id,id runs a part
+bench: ## benchmarks beside other servers, fails below a must; ONLY=id,id runs a part
 	@scripts/deps.sh bench
-	@cargo run --locked --release --package memkv-benches -- $(if $(ONLY),--only $(ONLY))
+	@cargo run --locked --release --package memkv-benches -- --strict $(if $(ONLY),--only $(ONLY))
 
 install: ## install into PREFIX (default /usr/local): binary, completions, example configs
 	@scripts/deps.sh build

@@ -49,10 +49,9 @@ impl Mooncake {
         master.wait_for(loopback(rpc))?;
         master.wait_for(loopback(metadata))?;
         let role = |role: &str, bytes: u64| -> Result<_> {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/mooncake_peer.py");
             let mut child = Command::new(home.join("mooncake/bin/python"))
                 .env("LD_LIBRARY_PATH", &libraries)
-                .arg(script)
+                .args(["-c", include_str!("../../peers/mooncake_peer.py")])
                 .args([role, "--port", &free_port()?.to_string()])
                 .args([
                     "--master-port",
@@ -130,9 +129,9 @@ fn answer(lines: &mut BufReader<ChildStdout>) -> Result<Value> {
 /// The wheel is built for GPUs and links libcuda, which only a driver installs. The stub answers every call it could
 /// make with CUDA_ERROR_NO_DEVICE, which is the truth here.
 fn install(home: &Path) -> Result<()> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/install_mooncake.sh");
+    let script = include_str!("../../peers/install_mooncake.sh");
     let status = Command::new(require("bash", "bash")?)
-        .arg(script)
+        .args(["-c", script, "install_mooncake.sh"])
         .arg(home)
         .status()?;
     if !status.success() {
