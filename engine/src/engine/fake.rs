@@ -112,6 +112,7 @@ impl World {
             stripes: StripeTable::default(),
             drives: DriveSet::new((0..count as u16).collect(), MEMBERSHIP),
             part_bytes_max: geometry.segment_data / 4,
+            data_bytes: geometry.segment_data * u64::from(geometry.segment_count),
             version: 0,
         };
         let drives = (0..count as u8).map(|idx| FakeDrive {

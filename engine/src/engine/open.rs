@@ -54,6 +54,7 @@ pub(super) fn open(
         stripes,
         drives: DriveSet::new(members, store.membership()),
         part_bytes_max: store.part_bytes_max(),
+        data_bytes: store.data_bytes(),
         version,
     };
     start::start(Tables::new(config, metrics, begin), store.drives, findings)
@@ -107,6 +108,18 @@ impl Store {
             generation: block.member_generation,
             present: block.members_present,
         })
+    }
+
+    /// Bytes of data that all drives that are there have room for.
+    fn data_bytes(&self) -> u64 {
+        let room = |drive: &Found| match drive {
+            Found::Ready { recovered, .. } => {
+                let geometry = &recovered.superblock.geometry;
+                geometry.segment_data * u64::from(geometry.segment_count)
+            }
+            Found::Down(_) => 0,
+        };
+        self.drives.iter().map(room).sum()
     }
 
     /// The longest extent that every drive takes.

@@ -68,6 +68,12 @@ impl Shared {
                 limit,
             });
         }
+        // What fills the drives is evicted for its own end before that is written.
+        let bound = self.tables.data_bytes / 2;
+        if !self.tables.in_memory() && len > bound {
+            let limit = "half of what all drives hold";
+            return Err(PutError::TooLarge { len, bound, limit });
+        }
         Ok(())
     }
 

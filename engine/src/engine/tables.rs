@@ -30,6 +30,8 @@ pub(crate) struct Tables {
     pub(crate) drives: DriveSet,
     /// Values longer than this are striped.
     pub(crate) part_bytes: u64,
+    /// Bytes of data that the drives have room for; 0 in memory mode.
+    pub(crate) data_bytes: u64,
     pub(crate) metrics: EngineMetrics,
     versions: AtomicU64,
     evictions: AtomicU64,
@@ -45,6 +47,8 @@ pub(crate) struct Begin {
     pub(crate) drives: DriveSet,
     /// The longest extent that every drive takes.
     pub(crate) part_bytes_max: u64,
+    /// Bytes of data that the drives have room for.
+    pub(crate) data_bytes: u64,
     /// The last version that was given out.
     pub(crate) version: u64,
 }
@@ -70,6 +74,7 @@ impl Tables {
             stripes: begin.stripes,
             drives: begin.drives,
             part_bytes,
+            data_bytes: begin.data_bytes,
             metrics,
             versions: AtomicU64::new(begin.version),
             evictions: AtomicU64::new(0),

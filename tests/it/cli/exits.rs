@@ -111,6 +111,16 @@ fn keys_and_values_out_of_bounds_end_with_2_and_name_the_bound() {
     shell
         .run(&["put", "large", "large"])
         .ends(2, &["1073741825", "1073741824"]);
+    // Within the protocol's bound, but not within this server's.
+    large.set_len(80 << 20).unwrap();
+    shell
+        .run(&["put", "large", "large"])
+        .ends(1, &["put large", "too_large"]);
+    shell.run(&["exists", "large"]).ends(5, &[]);
+    large.set_len(20 << 20).unwrap();
+    shell.run(&["put", "large", "large"]).ends(0, &[]);
+    let done = shell.run(&["get", "large"]);
+    assert_eq!(done.ends(0, &[]).stdout.len(), 20 << 20);
     server.stop();
 }
 
