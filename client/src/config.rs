@@ -97,7 +97,7 @@ section! {
         trace_ratio: Setting<f64> = 0.01, check check_ratio;
         /// host:port where the client serves its own metrics.
         prometheus_bind: Setting<Option<String>> = None, env ["MEMKV_PROMETHEUS_BIND"], example "127.0.0.1:9464";
-        /// OTLP endpoint for the client's traces and metrics; wins over prometheus_bind.
+        /// OTLP endpoint for the client's traces and metrics, http:// or https://; wins over prometheus_bind.
         otel_endpoint: Setting<Option<String>> = None, env ["MEMKV_OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"],
             example "http://127.0.0.1:4317";
     }

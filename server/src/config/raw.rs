@@ -409,7 +409,8 @@ section! {
 section! {
     /// Traces, and what counts as slow.
     pub struct RawTelemetry {
-        /// OpenTelemetry collector. Without one no spans leave the server.
+        /// OpenTelemetry collector, as http:// or https://; the certificate of the latter must be one that this machine, or
+        /// SSL_CERT_FILE, trusts. Without one no spans leave the server.
         otlp_endpoint: Setting<Option<String>> = None, env ["MEMKV_OTEL_ENDPOINT"],
             check rules::otlp_endpoint,
             when "Wherever there is a collector.", example "http://127.0.0.1:4317";
