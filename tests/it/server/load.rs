@@ -1,7 +1,8 @@
 //! Many connections, slow ones, and ones that never read: memory stays bounded, and the others are served.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use memkv_proto::op::{OpCode, Outcome};
@@ -199,17 +200,76 @@ fn resident_bytes() -> u64 {
     pages * 4096
 }
 
+/// The test below, run as a program of its own: alone with the server, or holding the clients' ends.
+fn again(variable: &str, value: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = "server::load::ten_thousand_idle_connections_cost_little";
+    command
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(variable, value);
+    command
+}
+
+/// Opens that many sessions, says so, and holds them until its input ends.
+fn hold(order: &str) {
+    let (address, count) = order.split_once(' ').unwrap();
+    let (address, count) = (address.parse().unwrap(), count.parse::<u64>().unwrap());
+    raise_open_files(count + 500);
+    let sessions: Vec<TcpStream> = (0..count)
+        .map(|_| {
+            let mut stream = connect(address);
+            shake_hands(&mut stream, Features::default()).expect("a session");
+            stream
+        })
+        .collect();
+    println!("\nholding {}", sessions.len());
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+/// A process that holds sessions; they end with it.
+struct Holder {
+    child: Child,
+    /// Open as long as the child may write to it.
+    said: BufReader<ChildStdout>,
+}
+
+impl Holder {
+    fn start(server: &TestServer, count: u64) -> Self {
+        let mut child = again(HOLDS, &format!("{} {count}", server.address()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let holds = said
+            .by_ref()
+            .lines()
+            .map_while(Result::ok)
+            .any(|line| line == format!("holding {count}"));
+        assert!(holds, "the clients' process could not open its sessions");
+        Self { child, said }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.said.read_to_end(&mut Vec::new());
+        let _ = self.child.wait();
+    }
+}
+
+const ALONE: &str = "MEMKV_TEST_ALONE";
+const HOLDS: &str = "MEMKV_TEST_HOLDS";
+
 #[test]
 fn ten_thousand_idle_connections_cost_little() {
+    if let Ok(order) = std::env::var(HOLDS) {
+        return hold(&order);
+    }
     // Alone in a process of its own: what is measured is the memory of the whole process.
-    const ALONE: &str = "MEMKV_TEST_ALONE";
     if std::env::var_os(ALONE).is_none() {
-        let name = "server::load::ten_thousand_idle_connections_cost_little";
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture", "--test-threads=1"])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
+        let child = again(ALONE, "1").output().unwrap();
         let said = String::from_utf8_lossy(&child.stdout);
         print!("{said}{}", String::from_utf8_lossy(&child.stderr));
         assert!(
@@ -219,30 +279,20 @@ fn ten_thousand_idle_connections_cost_little() {
         return;
     }
     let server = TestServer::memory();
-    // Both ends are in this process.
-    let files = raise_open_files(21_000);
-    let count = (files.saturating_sub(500) / 2).min(10_000) as usize;
+    let files = raise_open_files(10_700);
+    let count = files.saturating_sub(700).min(10_000);
     if count < 10_000 {
         println!("ulimit -n is {files}: only {count} connections instead of 10000");
     }
-    let idle = |n: usize| -> Vec<TcpStream> {
-        (0..n)
-            .map(|_| {
-                let mut stream = connect(server.address());
-                shake_hands(&mut stream, Features::default()).expect("a session");
-                stream
-            })
-            .collect()
-    };
-    let warm_up = idle(100);
+    let warm_up = Holder::start(&server, 100);
     let before = resident_bytes();
-    let connections = idle(count);
+    let connections = Holder::start(&server, count);
     let used = resident_bytes().saturating_sub(before);
-    let each = used / count as u64;
+    let each = used / count;
     println!("{count} idle connections: {each} bytes each");
     assert!(each <= 8 << 10, "{each} bytes for an idle connection");
     let open = metric(&server, "memkv_connections{transport=\"tcp\"}");
-    assert_eq!(open as usize, count + warm_up.len());
+    assert_eq!(open as u64, count + 100);
     let mut client = WireClient::connect(server.address());
     assert_eq!(client.put(b"key", b"value"), Outcome::Ok);
     drop(connections);
