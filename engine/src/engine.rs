@@ -24,6 +24,8 @@ mod fault_tests;
 mod get;
 #[cfg(test)]
 pub(crate) mod harness;
+#[cfg(test)]
+pub(crate) mod image;
 pub(crate) mod inspect;
 #[cfg(test)]
 mod kill_tests;
