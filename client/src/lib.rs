@@ -19,6 +19,8 @@ pub mod config;
 mod crc;
 pub mod env;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod meter;
 mod plan;
 pub mod pool;

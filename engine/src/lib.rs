@@ -8,6 +8,8 @@ mod drive;
 mod engine;
 mod entry;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod lease;
 #[expect(unsafe_code, reason = "owns the mmaps; see the module docs")]

@@ -18,6 +18,8 @@ pub mod config;
 mod dispatch;
 pub mod env;
 mod front;
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod listen;
 mod observe;

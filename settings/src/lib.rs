@@ -32,6 +32,8 @@
 
 pub mod dev_key;
 mod environment;
+#[doc(hidden)]
+pub mod fuzzing;
 mod problem;
 pub mod reference;
 mod render;

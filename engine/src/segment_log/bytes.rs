@@ -5,6 +5,10 @@ use crc_fast::{CrcAlgorithm, Digest};
 /// Unit of all metadata I/O, and what a torn write is told by.
 pub(crate) const PAGE: usize = 4096;
 
+/// No generation, epoch, version or page number of ours gets here. A drive that says otherwise is
+/// wrong, and adding to what is smaller can't overflow.
+pub(crate) const COUNTER_MAX: u64 = 1 << 62;
+
 /// A field of a structure that was length-checked before.
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])

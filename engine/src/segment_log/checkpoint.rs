@@ -14,7 +14,7 @@
 //! by replaying everything from its journal page and its segments' replay offsets on, in the
 //! order of versions; so it needn't be of one moment.
 
-use super::bytes::{PAGE, array, crc_of, set, u32_at, u64_at};
+use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, set, u32_at, u64_at};
 use super::journal::{Row, row_len};
 use super::record::{class_byte, class_of};
 use super::segment::{Kind, Segment, State};
@@ -157,6 +157,7 @@ pub(crate) fn decode(
     for _ in 0..segments {
         let bytes = rest.get(..SEGMENT)?;
         let state = match bytes[4] {
+            _ if u64_at(bytes, 8) > COUNTER_MAX => return None,
             0 => State::Free,
             1 => State::Open,
             2 => State::Sealed,

@@ -14,7 +14,7 @@
 //! end goes to its start. One frame is written at a time, so at most the last is torn. Epochs
 //! never fall along the journal: what a lost tail left behind doesn't follow a newer frame.
 
-use super::bytes::{PAGE, array, crc_of, set, u32_at, u64_at};
+use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, set, u32_at, u64_at};
 use super::record::{class_byte, class_of};
 use crate::api::{Attrs, KEY_BYTES_MAX};
 
@@ -122,7 +122,7 @@ impl Row {
             _ => return None,
         };
         let key_len = u32_at(&head, 4) as usize;
-        if key_len > KEY_BYTES_MAX {
+        if key_len > KEY_BYTES_MAX || u64_at(&head, 8) > COUNTER_MAX {
             return None;
         }
         let row = Self {

@@ -13,7 +13,7 @@
 //! The header's checksum covers header and key and begins with the drive's UUID; with the
 //! segment's generation in it, a record of an earlier life of the segment never passes.
 
-use super::bytes::{array, crc_of, set, u32_at, u64_at};
+use super::bytes::{COUNTER_MAX, array, crc_of, set, u32_at, u64_at};
 use crate::api::{Attrs, Class, KEY_BYTES_MAX};
 
 /// Bytes of a header.
@@ -98,6 +98,9 @@ impl Header {
         let key_len = u32_at(&head, 16);
         let body_len = u32_at(&head, 20);
         if key_len == 0 || key_len as usize > KEY_BYTES_MAX || body_len as usize > BODY_MAX {
+            return None;
+        }
+        if u64_at(&head, 8) > COUNTER_MAX {
             return None;
         }
         let key = bytes.get(HEADER..HEADER + key_len as usize)?;

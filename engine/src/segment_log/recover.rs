@@ -9,7 +9,7 @@
 //! Torn, stale and misplaced structures are told by checksum, epoch and generation, and dropped
 //! alone. Nothing here panics on what a drive holds, and no more is allocated than it has.
 
-use super::bytes::{PAGE, array, crc_of, set, u32_at, u64_at};
+use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, set, u32_at, u64_at};
 use super::checkpoint;
 use super::journal::{FrameHead, Ring, Row, RowOp, decode_frame};
 use super::record::{self, Header, class_byte, class_of};
@@ -56,6 +56,9 @@ impl SegmentHeader {
         let crc = u32_at(&page, CRC_AT);
         set(&mut page, CRC_AT, &[0; 4]);
         if u32_at(&page, 0) != MAGIC || crc_of(seed, &[&page]) != crc {
+            return None;
+        }
+        if u64_at(&page, 16) > COUNTER_MAX {
             return None;
         }
         Some(Self {
@@ -176,10 +179,15 @@ impl Recovery<'_> {
         let count = geometry.segment_count;
         let found = checkpoint::decode(&stream, pointer.generation, count, self.drive)
             .ok_or_else(corrupt)?;
+        let limit = (Geometry::SEGMENT_HEADER + geometry.segment_data) as u32;
+        let mut ends = found.segments.iter().map(|segment| segment.end);
+        // The next write would go over the segment's header, or beyond it.
+        if !ends.all(|end| (FIRST as u32..=limit).contains(&end)) {
+            return Err(corrupt());
+        }
         self.found.segments = found.segments;
         self.replay_from = found.replay_from;
         self.found.entries = found.entries;
-        let limit = (Geometry::SEGMENT_HEADER + geometry.segment_data) as u32;
         let sound = |entry: &Entry| {
             entry.location.segment_idx < count
                 && entry.location.offset < limit

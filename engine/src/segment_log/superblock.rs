@@ -9,7 +9,7 @@
 //! that a torn write leaves at least two. The copy with the highest generation counts. A copy
 //! of a newer format version is told apart from garbage and refused by name.
 
-use super::bytes::{PAGE, array, crc_of, set, u16_at, u32_at, u64_at};
+use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, set, u16_at, u32_at, u64_at};
 
 /// What every superblock begins with.
 pub(crate) const MAGIC: [u8; 8] = *b"memkvSB\x01";
@@ -239,11 +239,14 @@ impl Superblock {
             segment_data: word(9),
             segment_count: u32::try_from(word(10)).unwrap_or(u32::MAX),
         };
-        if !geometry.sound() {
+        let generation = u64_at(page, 16);
+        // Member generation, epoch; those of the checkpoint; media errors.
+        let mut counters = [0, 1, 11, 13, 14, 15].map(word).into_iter();
+        if !geometry.sound() || counters.any(|c| c > COUNTER_MAX) || generation > COUNTER_MAX {
             return Decoded::Corrupt;
         }
         Decoded::Valid(Box::new(Self {
-            generation: u64_at(page, 16),
+            generation,
             drive_uuid: array(page, 24),
             store_uuid: array(page, 40),
             store_key: array(page, 56),

@@ -1,0 +1,4 @@
+//! Fuzzes `memkv_engine::fuzzing::fuzz_checkpoint`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| memkv_engine::fuzzing::fuzz_checkpoint(data));
