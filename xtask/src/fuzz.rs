@@ -1,31 +1,93 @@
 //! Fuzzing with cargo-fuzz, on stable Rust.
 //!
 //! Targets live in tests/fuzz, a workspace of its own; their corpora in tests/fuzz/corpus are
-//! replayed by the ordinary tests, so whatever a run finds and keeps stays covered.
+//! replayed by the ordinary tests. A run reads those, and keeps what it finds to be of interest in
+//! the build directory; what made a target fail is to be copied into the corpus by hand, with the
+//! fix.
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
 
 use crate::sh;
 
 const FUZZ_DIR: &str = "tests/fuzz";
+/// cargo-fuzz has no default build of its own: sanitizers need the triple named.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+/// How one target fared.
+struct Ran {
+    target: String,
+    executions: u64,
+    failed: bool,
+}
 
 pub(crate) fn fuzz(target: Option<&str>, seconds: u32) -> Result<()> {
     if !sh::have("cargo-fuzz") {
-        bail!("cargo-fuzz is missing; run: cargo install cargo-fuzz --locked");
+        sh::run(sh::cargo()?.args(["install", "cargo-fuzz", "--locked"]))?;
     }
+    // The fuzzer wants sanitizer flags, which stable accepts when told to.
+    let mut build = sh::cargo()?;
+    build.args(["fuzz", "build", "--fuzz-dir", FUZZ_DIR, "--target", TRIPLE]);
+    sh::run(build.args(target).env("RUSTC_BOOTSTRAP", "1"))?;
     let targets = match target {
         Some(target) => vec![target.to_owned()],
         None => targets()?,
     };
-    for target in targets {
-        let mut fuzz = sh::cargo()?;
-        fuzz.current_dir(sh::root());
-        fuzz.args(["fuzz", "run", "--fuzz-dir", FUZZ_DIR, &target, "--"]);
-        fuzz.arg(format!("-max_total_time={seconds}"));
-        // The fuzzer wants sanitizer flags, which stable accepts when told to.
-        sh::run(fuzz.env("RUSTC_BOOTSTRAP", "1"))?;
+    let ran: Vec<Ran> = targets
+        .into_iter()
+        .map(|target| run(target, seconds))
+        .collect::<Result<_>>()?;
+    println!("\nexecutions, {seconds} s each:");
+    for ran in &ran {
+        let failed = if ran.failed { "FAILED" } else { "" };
+        println!("  {:<22} {:>12} {failed}", ran.target, ran.executions);
+    }
+    let artifacts = work("artifacts")?;
+    if ran.iter().any(|ran| ran.failed) {
+        bail!(
+            "the inputs that failed are in {}; fix what they show, and copy them to \
+             {FUZZ_DIR}/corpus/<target>, where the tests replay them",
+            artifacts.display()
+        );
     }
     Ok(())
+}
+
+fn work(name: &str) -> Result<PathBuf> {
+    let dir = sh::target()?.join("fuzz").join(name);
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Runs what is built: cargo-fuzz would add what it finds to the committed corpus.
+fn run(target: String, seconds: u32) -> Result<Ran> {
+    let mut fuzz = sh::command(sh::target()?.join(TRIPLE).join("release").join(&target));
+    fuzz.arg(format!("-max_total_time={seconds}"));
+    fuzz.args(["-print_final_stats=1", "-verbosity=0", "-rss_limit_mb=2048"]);
+    let artifacts = work("artifacts")?;
+    fuzz.arg(format!(
+        "-artifact_prefix={}/{target}-",
+        artifacts.display()
+    ));
+    fuzz.arg(work(&format!("corpus/{target}"))?);
+    fuzz.arg(sh::root().join(FUZZ_DIR).join("corpus").join(&target));
+    let (success, log) = sh::logged(&mut fuzz)?;
+    let executions = log
+        .lines()
+        .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0);
+    // A fuzzer that did nothing found nothing.
+    let failed = !success || executions == 0;
+    if failed {
+        eprintln!("{log}");
+    }
+    Ok(Ran {
+        target,
+        executions,
+        failed,
+    })
 }
 
 fn targets() -> Result<Vec<String>> {

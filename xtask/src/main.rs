@@ -38,7 +38,7 @@ enum Task {
     Ci,
     /// Formatting, lints, dead links, stray words, licences, generated files
     Tidy,
-    /// Fuzz one target, or every target in turn; needs cargo-fuzz
+    /// Fuzz one target, or every target in turn; installs cargo-fuzz where it is missing
     Fuzz {
         /// Name of a target in tests/fuzz; all of them when absent
         target: Option<String>,

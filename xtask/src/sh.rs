@@ -99,6 +99,16 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{} wrote UTF-8", show(command)))
 }
 
+/// Runs to the end; whether it succeeded, and what it wrote to standard error.
+pub(crate) fn logged(command: &mut Command) -> Result<(bool, String)> {
+    eprintln!("+ {}", show(command));
+    let output = command
+        .output()
+        .with_context(|| format!("start {}", show(command)))?;
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok((output.status.success(), log))
+}
+
 /// Whether a program of this name can be found.
 pub(crate) fn have(program: &str) -> bool {
     let mut probe = command("sh");
