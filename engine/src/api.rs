@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::metrics::Tick;
+use crate::clock::Tick;
 
 use crate::error::{DeleteError, GetError, PutError, ScanError};
 use crate::lease::{ReadLease, WriteLease};

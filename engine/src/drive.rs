@@ -15,7 +15,7 @@ pub(crate) mod users;
 
 use std::io;
 
-use crate::metrics::Tick;
+use crate::clock::Tick;
 use crate::slab::{ReadMemory, WriteMemory};
 
 /// Names an I/O between the log that wants it and the backend that does it.

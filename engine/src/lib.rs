@@ -3,6 +3,7 @@
 
 mod api;
 mod cache;
+mod clock;
 mod config;
 mod drive;
 mod engine;
@@ -14,7 +15,6 @@ mod index;
 mod lease;
 #[expect(unsafe_code, reason = "owns the mmaps; see the module docs")]
 mod mapping;
-mod metrics;
 mod queue;
 mod segment_log;
 mod slab;

@@ -28,10 +28,10 @@ use std::collections::{BTreeMap, VecDeque};
 use slab::Slab;
 
 use crate::api::DriveIdx;
+use crate::clock::Tick;
 use crate::drive::{Io, IoDone, IoId};
 use crate::engine::Membership;
 use crate::index::Location;
-use crate::metrics::Tick;
 use crate::slab::{ReadMemory, SlabPool};
 use commit::{Frame, JournalState};
 pub(crate) use event::{

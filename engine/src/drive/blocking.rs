@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::inbox::Wake;
 use super::{Io, IoBuffer, IoDone};
-use crate::metrics::now;
+use crate::clock::now;
 
 /// See the module docs.
 pub(crate) struct Blocking {

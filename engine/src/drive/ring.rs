@@ -22,7 +22,7 @@ use slab::Slab;
 
 use super::inbox::Wake;
 use super::{Io, IoBuffer, IoDone, IoId};
-use crate::metrics::Tick;
+use crate::clock::Tick;
 use crate::slab::{InFlight, RawPiece, ReadMemory, SlabPool, WriteMemory};
 
 const MAGIC: u64 = 0x6d6b;
@@ -240,7 +240,7 @@ impl Ring {
             // SAFETY: a poll has no memory; the descriptor lives as long as `wake`.
             self.wake_armed = unsafe { self.uring.submission().push(&entry) }.is_ok();
         }
-        let now = crate::metrics::now();
+        let now = crate::clock::now();
         while let (Some(chunk), Some(slot)) = (self.todo.front().copied(), self.free.last()) {
             let sequence = self.sequence.wrapping_add(1);
             let entry = self.entry(&chunk).user_data(user_data(sequence, *slot));
@@ -305,7 +305,7 @@ impl Ring {
             .completion()
             .map(|entry| (entry.user_data(), entry.result()))
             .collect();
-        let now = crate::metrics::now();
+        let now = crate::clock::now();
         for (data, result) in completions {
             let (slot, sequence) = (data as u16, (data >> 16) as u32);
             if data >> 48 == MAGIC && slot == WAKE_SLOT {

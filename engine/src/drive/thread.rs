@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use super::inbox::{Inbox, Wake};
 use super::media::Media;
 use super::{Backend, IoBuffer, IoDone, blocking::Blocking, ring::Ring};
+use crate::clock::{now, unix_ms};
 use crate::config::Mode;
 use crate::engine::Shared;
-use crate::metrics::{now, unix_ms};
 use crate::segment_log::{Context, DriveLog, Effects, Event, LogCounts};
 use crate::slab::SlabPool;
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::{Outside, Shared};
 use crate::api::DriveIdx;
+use crate::clock::{Tick, now, unix_ms};
 use crate::config::EngineConfig;
 use crate::drive::thread::DriveHandle;
 use crate::error::ShutdownError;
-use crate::metrics::{Tick, now, unix_ms};
 use crate::segment_log::Event;
 use crate::status::{DriveState, DriveStatus, EngineStatus};
 

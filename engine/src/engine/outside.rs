@@ -6,7 +6,7 @@
 //! implements this trait, keeps the I/Os of each step and hands them back in an order of its own
 //! runs the very same code without a thread, a ring or a clock.
 
-use crate::metrics::Tick;
+use crate::clock::Tick;
 use crate::segment_log::Event;
 
 /// See the module docs. None of the calls blocks, or calls back into the engine.

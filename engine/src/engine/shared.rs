@@ -9,8 +9,8 @@ use super::wait::{DriveSink, WaitingList};
 use super::{Outside, Tables};
 use crate::api::{CompletionResult, DriveIdx, IoTimes};
 
+use crate::clock::Tick;
 use crate::error::{DeleteError, PutError};
-use crate::metrics::Tick;
 use crate::segment_log::{Answer, Effects, Event, MemoryWait};
 use crate::slab::{Grant, Leased, Waiter};
 use crate::stream::StreamBudget;

@@ -9,11 +9,11 @@ use super::segment::Extent;
 use super::{Body, Context, DriveLog, Event, Purpose, Work};
 use crate::api::{Committed, CompletionResult};
 use crate::cache::CacheKey;
+use crate::clock::Tick;
 use crate::config::Sync;
 use crate::drive::{IoBuffer, IoDone};
 use crate::entry::Meta;
 use crate::index::{Change, If, KeyHash, Location};
-use crate::metrics::Tick;
 use crate::slab::ReadMemory;
 use crate::stream::Stripes;
 

@@ -6,8 +6,8 @@ use std::io;
 use super::commit::Ticket;
 use super::{Answer, Context, DriveLog, Purpose, Reply, Times, Work};
 use crate::api::{CompletionResult, IoTimes};
+use crate::clock::Tick;
 use crate::error::{DeleteError, GetError, PutError};
-use crate::metrics::Tick;
 
 impl DriveLog {
     /// Counts a failed I/O; too many of them take the drive out.

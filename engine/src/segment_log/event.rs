@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::api::{Class, Completion, CompletionResult, IoTimes, Token};
+use crate::clock::Tick;
 use crate::drive::{Io, IoDone};
 use crate::engine::{Membership, Tables};
 use crate::entry::OwnedPut;
 use crate::index::{KeyHash, Location};
-use crate::metrics::Tick;
 use crate::queue::CompletionSender;
 use crate::segment_log::ScanJob;
 use crate::slab::{Grant, ReadMemory};

@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 
 use super::{Stripes, add_times};
 use crate::api::{Completion, CompletionResult, IoTimes, Step, Tier, Token};
+use crate::clock::Tick;
 use crate::engine::Shared;
 use crate::error::GetError;
 use crate::lease::ReadLease;
-use crate::metrics::Tick;
 use crate::queue::CompletionSender;
 use crate::segment_log::{Event, PartRead, Reply, ReplyTo};
 use crate::slab::ReadMemory;

@@ -7,12 +7,12 @@ use parking_lot::Mutex;
 
 use super::{Stripes, add_times, encode_list};
 use crate::api::{Completion, CompletionResult, DriveIdx, IoTimes, Token};
+use crate::clock::Tick;
 use crate::engine::Shared;
 use crate::entry::OwnedPut;
 use crate::error::PutError;
 use crate::index::{If, KeyHash, Location};
 use crate::lease::WriteLease;
-use crate::metrics::Tick;
 use crate::queue::CompletionSender;
 use crate::segment_log::bytes::{crc_of_pieces, page_up};
 use crate::segment_log::{Body, Event, PutWork, Reply, ReplyTo};

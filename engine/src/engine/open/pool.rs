@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use memkv_telemetry::EngineMetrics;
 
+use crate::clock::now;
 use crate::config::{EngineConfig, HugePages, Mode};
 use crate::error::OpenError;
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
-use crate::metrics::now;
 use crate::slab::{PoolConfig, PoolObserver, RegionConfig, RegionTier, SlabPool};
 
 /// Tells the pool the time, and the metrics what it tells.
