@@ -23,7 +23,7 @@ use crate::config::{AuthKeys, Config, RdmaMode};
 use crate::limits::Limits;
 use crate::listen::{ListenError, Listeners};
 use crate::observe::telemetry_of;
-use crate::shared::{Shared, Stage};
+use crate::shared::{Life, Shared};
 use crate::threads::DataThreads;
 
 /// Starts servers whose sessions sign with `M`. The product uses [`HmacSha256`] only; benchmarks measure its price.
@@ -233,7 +233,7 @@ impl<M: FrameMac> Server<M> {
         let mut threads = DataThreads::start::<M>(&shared)?;
         threads.accept(running.handle(), listeners.data, &shared)?;
         running.threads = Some(threads);
-        shared.enter(Stage::Serving);
+        shared.enter(Life::Serving);
         info!(%data_address, %admin_address, threads = shared.config().network.threads, "serving");
         Ok(running)
     }
@@ -401,7 +401,7 @@ impl RunningServer {
             Some(engine) => engine.shutdown(left.max(Duration::from_secs(5))),
             None => Ok(()),
         };
-        self.shared.enter(Stage::Stopped);
+        self.shared.enter(Life::Stopped);
         self.admin.shutdown();
         if let Some((socket, handle)) = self.socket.take() {
             handle.shutdown();

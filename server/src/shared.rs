@@ -29,7 +29,7 @@ use crate::status::Failure;
 /// Where a server is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(crate) enum Stage {
+pub(crate) enum Life {
     /// Opening the store.
     Starting = 0,
     /// Serves.
@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     addresses: (SocketAddr, SocketAddr),
     node_id: String,
     started: Instant,
-    stage: AtomicU8,
+    life: AtomicU8,
     draining: AtomicBool,
     in_flight: AtomicU64,
     connections: AtomicU64,
@@ -106,7 +106,7 @@ impl Shared {
             addresses,
             node_id,
             started: Instant::now(),
-            stage: AtomicU8::new(Stage::Starting as u8),
+            life: AtomicU8::new(Life::Starting as u8),
             draining: AtomicBool::new(false),
             in_flight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -196,22 +196,22 @@ impl Shared {
 
     // ---- life
 
-    pub(crate) fn enter(&self, stage: Stage) {
-        self.stage.fetch_max(stage as u8, Ordering::SeqCst);
+    pub(crate) fn enter(&self, life: Life) {
+        self.life.fetch_max(life as u8, Ordering::SeqCst);
     }
 
-    pub(crate) fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::SeqCst) {
-            0 => Stage::Starting,
-            1 => Stage::Serving,
-            2 => Stage::Draining,
-            _ => Stage::Stopped,
+    pub(crate) fn life(&self) -> Life {
+        match self.life.load(Ordering::SeqCst) {
+            0 => Life::Starting,
+            1 => Life::Serving,
+            2 => Life::Draining,
+            _ => Life::Stopped,
         }
     }
 
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        self.enter(Stage::Draining);
+        self.enter(Life::Draining);
     }
 
     pub(crate) fn draining(&self) -> bool {

@@ -6,16 +6,16 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::health::Health;
-use crate::shared::{Shared, Stage};
+use crate::shared::{Life, Shared};
 
 /// Why clients shouldn't be sent here; none if they may.
 pub(crate) fn reasons(shared: &Shared) -> Vec<&'static str> {
     let mut reasons = Vec::new();
-    match shared.stage() {
-        Stage::Starting => reasons.push("starting: the store is being opened and recovered"),
-        Stage::Serving => {}
-        Stage::Draining => reasons.push("draining: new operations are refused"),
-        Stage::Stopped => reasons.push("stopped"),
+    match shared.life() {
+        Life::Starting => reasons.push("starting: the store is being opened and recovered"),
+        Life::Serving => {}
+        Life::Draining => reasons.push("draining: new operations are refused"),
+        Life::Stopped => reasons.push("stopped"),
     }
     let Some(status) = shared.store() else {
         return reasons;

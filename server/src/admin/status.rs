@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::health::Health;
 use super::ready::reasons;
 use crate::config::{PayloadMac, RdmaMode};
-use crate::shared::{Shared, Stage};
+use crate::shared::{Life, Shared};
 
 /// One thing that isn't as it should be.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
@@ -54,7 +54,7 @@ fn document(shared: &Shared) -> Value {
         "version": shared.version(),
         "node_id": shared.node_id(),
         "uptime_seconds": shared.uptime().as_secs_f64(),
-        "stage": stage(shared.stage()),
+        "stage": life(shared.life()),
         "network": {
             "data_address": shared.data_address().to_string(),
             "admin_address": shared.admin_address().to_string(),
@@ -78,12 +78,12 @@ fn document(shared: &Shared) -> Value {
     })
 }
 
-fn stage(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Starting => "starting",
-        Stage::Serving => "serving",
-        Stage::Draining => "draining",
-        Stage::Stopped => "stopped",
+fn life(life: Life) -> &'static str {
+    match life {
+        Life::Starting => "starting",
+        Life::Serving => "serving",
+        Life::Draining => "draining",
+        Life::Stopped => "stopped",
     }
 }
 
