@@ -13,7 +13,7 @@ use memkv_proto::op::ErrorCode;
 use memkv_proto::session::{Features, KeyId, KeyRing, KeyUse, SessionInfo};
 use memkv_proto::stat::StatKey;
 use memkv_telemetry::{
-    AuthFailure, AuthKey as AuthKeyLabel, CrcSource, EngineMetrics, ProtocolFault, RejectReason,
+    AuthFailure, AuthKeyLabel, CrcSource, EngineMetrics, ProtocolFault, RejectReason,
     ServerMetrics, Telemetry, Transport,
 };
 use parking_lot::Mutex;

@@ -1,6 +1,6 @@
 //! The closed sets of label values: whatever labels a series is one of these, never text of a
 //! peer, a key or an error. The two exceptions, `drive` and `server`, come from the configuration
-//! and are bounded ([`crate::metrics::DRIVES_MAX`], [`crate::metrics::SERVERS_MAX`]).
+//! and are bounded ([`crate::metrics::DRIVE_LABELS_MAX`], [`crate::metrics::SERVER_LABELS_MAX`]).
 
 use std::fmt;
 
@@ -267,7 +267,7 @@ closed! {
 
 closed! {
     /// Which of the two keys that are valid at once.
-    AuthKey {
+    AuthKeyLabel {
         /// `network.auth_key`.
         Current = "current",
         /// `network.auth_key_previous`.

@@ -35,9 +35,9 @@ pub mod trace;
 pub use clock::Tick;
 pub use handles::{ClientMetrics, DriveMetrics, EngineMetrics, ServerMetrics};
 pub use labels::{
-    AuthFailure, AuthKey, Blame, ConnectionState, CrcSource, Direction, DriveOp, EvictionReason,
-    Exporter, LogLevel, OpKind, OutcomeLabel, ProtocolFault, RejectReason, RetryReason, SlabState,
-    SpanDecision, Stage, Step, Tier, Transport,
+    AuthFailure, AuthKeyLabel, Blame, ConnectionState, CrcSource, Direction, DriveOp,
+    EvictionReason, Exporter, LogLevel, OpKind, OutcomeLabel, ProtocolFault, RejectReason,
+    RetryReason, SlabState, SpanDecision, Stage, Step, Tier, Transport,
 };
 pub use recorder::{Recorder, Recorders};
 pub use slow::{SlowOp, SlowOps, SlowPolicy, StageBar};

@@ -10,17 +10,17 @@
 use std::fmt::Write as _;
 
 use crate::labels::{
-    AuthFailure, AuthKey, Blame, ConnectionState, CrcSource, Direction, DriveOp, EvictionReason,
-    Exporter, LogLevel, OpKind, OutcomeLabel, ProtocolFault, RejectReason, RetryReason, SlabState,
-    SpanDecision, Stage, Step, Tier, Transport,
+    AuthFailure, AuthKeyLabel, Blame, ConnectionState, CrcSource, Direction, DriveOp,
+    EvictionReason, Exporter, LogLevel, OpKind, OutcomeLabel, ProtocolFault, RejectReason,
+    RetryReason, SlabState, SpanDecision, Stage, Step, Tier, Transport,
 };
 
 /// The most lines one process may expose (a histogram has one per bucket, a sum and a count).
 pub const SERIES_MAX: usize = 5_000;
 /// Drives that have a label of their own; the others share [`MORE`].
-pub const DRIVES_MAX: usize = 16;
+pub const DRIVE_LABELS_MAX: usize = 16;
 /// Servers that have a label of their own in a client; the others share [`MORE`].
-pub const SERVERS_MAX: usize = 64;
+pub const SERVER_LABELS_MAX: usize = 64;
 /// The label value of drives or servers beyond the bound.
 pub const MORE: &str = "more";
 
@@ -134,8 +134,8 @@ const TRANSPORT: Label = Label::closed("transport", Transport::NAMES);
 const TIER: Label = Label::closed("tier", Tier::NAMES);
 const OUTCOME: Label = Label::closed("outcome", OutcomeLabel::NAMES);
 const DIRECTION: Label = Label::closed("direction", Direction::NAMES);
-const DRIVE: Label = Label::configured("drive", DRIVES_MAX + 1);
-const SERVER: Label = Label::configured("server", SERVERS_MAX + 1);
+const DRIVE: Label = Label::configured("drive", DRIVE_LABELS_MAX + 1);
+const SERVER: Label = Label::configured("server", SERVER_LABELS_MAX + 1);
 const EXPORTER: Label = Label::closed("exporter", Exporter::NAMES);
 
 /// One declared series.
@@ -272,7 +272,7 @@ table! {
         .by(&[Label::closed("reason", AuthFailure::NAMES)]);
     AUTH_KEY_USES_TOTAL = Series::counter("memkv_auth_key_uses_total",
         "Sessions opened with each of the two valid keys; a rotation is over when previous stays flat.")
-        .by(&[Label::closed("key", AuthKey::NAMES)]);
+        .by(&[Label::closed("key", AuthKeyLabel::NAMES)]);
     CLOCK_SKEW_SECONDS = Series::gauge("memkv_clock_skew_seconds",
         "How far the latest handshake's time stamp was from our clock; positive where the client's is ahead.")
         .unit(Unit::Seconds);

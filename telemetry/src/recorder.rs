@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Tick;
 use crate::labels::{Direction, OpKind, OutcomeLabel, Stage, Step, Tier, Transport};
-use crate::metrics::{self, SERVERS_MAX};
+use crate::metrics::{self, SERVER_LABELS_MAX};
 use crate::ring::Ring;
 use crate::snapshot::{Cells, Histograms};
 use crate::timeline::{Role, Timeline};
@@ -55,7 +55,7 @@ impl Shard {
         };
         let server_entries = match role {
             Role::Server => 0,
-            Role::Client => (SERVERS_MAX + 1) * OpKind::COUNT * OutcomeLabel::COUNT,
+            Role::Client => (SERVER_LABELS_MAX + 1) * OpKind::COUNT * OutcomeLabel::COUNT,
         };
         Shard {
             role,
@@ -87,7 +87,7 @@ impl Shard {
     fn count_entries(&self, timeline: &Timeline) {
         let (op, counts) = (timeline.op.idx(), &timeline.entries);
         if self.role == Role::Client {
-            let server_idx = usize::from(timeline.server_idx).min(SERVERS_MAX);
+            let server_idx = usize::from(timeline.server_idx).min(SERVER_LABELS_MAX);
             let base = (server_idx * OpKind::COUNT + op) * OutcomeLabel::COUNT;
             let by_outcome = [
                 counts.hits(),

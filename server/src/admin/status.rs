@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use memkv_engine::{DriveState, DriveStatus, EngineStatus, Mode};
-use memkv_telemetry::{AuthFailure, AuthKey, Exporter, RejectReason, SpanDecision};
+use memkv_telemetry::{AuthFailure, AuthKeyLabel, Exporter, RejectReason, SpanDecision};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -192,9 +192,9 @@ fn keys(shared: &Shared) -> Value {
         )
     });
     json!({
-        "current": { "id": current.to_string(), "uses": uses(AuthKey::Current) },
+        "current": { "id": current.to_string(), "uses": uses(AuthKeyLabel::Current) },
         "previous": previous
-            .map(|id| json!({ "id": id.to_string(), "uses": uses(AuthKey::Previous) })),
+            .map(|id| json!({ "id": id.to_string(), "uses": uses(AuthKeyLabel::Previous) })),
         "failures": failures.collect::<serde_json::Map<_, _>>(),
     })
 }

@@ -29,14 +29,14 @@ impl ClientMetrics {
     }
 
     /// Counts for these servers, in the order of the configuration; those beyond
-    /// [`metrics::SERVERS_MAX`] share one label.
+    /// [`metrics::SERVER_LABELS_MAX`] share one label.
     pub fn for_servers(servers: &[String]) -> ClientMetrics {
         let mut names: Vec<Cow<'static, str>> = servers
             .iter()
-            .take(metrics::SERVERS_MAX)
+            .take(metrics::SERVER_LABELS_MAX)
             .map(|name| Cow::Owned(name.clone()))
             .collect();
-        if servers.len() > metrics::SERVERS_MAX {
+        if servers.len() > metrics::SERVER_LABELS_MAX {
             names.push(Cow::Borrowed(metrics::MORE));
         }
         ClientMetrics(Arc::new(ClientCells {

@@ -92,12 +92,12 @@ impl DriveMetrics {
 pub(super) fn drive_families(drives: &[DriveMetrics]) -> Vec<Family> {
     let mut groups: Vec<(Cow<'static, str>, Vec<&DriveCells>)> = Vec::new();
     for (idx, drive) in drives.iter().enumerate() {
-        if idx < metrics::DRIVES_MAX {
+        if idx < metrics::DRIVE_LABELS_MAX {
             groups.push((Cow::Owned(drive.0.name.to_string()), vec![&drive.0]));
-        } else if idx == metrics::DRIVES_MAX {
+        } else if idx == metrics::DRIVE_LABELS_MAX {
             groups.push((Cow::Borrowed(metrics::MORE), vec![&drive.0]));
         } else {
-            groups[metrics::DRIVES_MAX].1.push(&drive.0);
+            groups[metrics::DRIVE_LABELS_MAX].1.push(&drive.0);
         }
     }
     let gauge = |series: &'static Series, get: fn(&DriveCells) -> &Count| Family {

@@ -114,7 +114,7 @@ impl EngineMetrics {
         self.0.stale_completions.get(0)
     }
 
-    /// The handles of a drive; the same drive has the same ones. Beyond [`metrics::DRIVES_MAX`] drives
+    /// The handles of a drive; the same drive has the same ones. Beyond [`metrics::DRIVE_LABELS_MAX`] drives
     /// the handles are the drive's own, but are exposed together as [`metrics::MORE`].
     pub fn drive(&self, name: &str) -> DriveMetrics {
         let mut drives = self.0.drives.lock();

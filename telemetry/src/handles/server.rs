@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::labels::{AuthFailure, AuthKey, ProtocolFault, RejectReason, Transport};
+use crate::labels::{AuthFailure, AuthKeyLabel, ProtocolFault, RejectReason, Transport};
 use crate::metrics;
 use crate::snapshot::{Cells, Family};
 
@@ -63,12 +63,12 @@ impl ServerMetrics {
     }
 
     /// A session was opened with a key.
-    pub fn auth_key_used(&self, key: AuthKey) {
+    pub fn auth_key_used(&self, key: AuthKeyLabel) {
         self.0.auth_key_uses.add(key.idx(), 1);
     }
 
     /// How many sessions were opened with a key.
-    pub fn auth_key_uses(&self, key: AuthKey) -> u64 {
+    pub fn auth_key_uses(&self, key: AuthKeyLabel) -> u64 {
         self.0.auth_key_uses.get(key.idx())
     }
 

@@ -10,7 +10,7 @@ use crate::labels::{
     AuthFailure, Blame, DriveOp, EvictionReason, Exporter, OpKind, OutcomeLabel, SlabState,
     SpanDecision, Stage, Step, Tier, Transport,
 };
-use crate::metrics::{DRIVES_MAX, Kind, SERIES, SERIES_MAX, SERVERS_MAX};
+use crate::metrics::{DRIVE_LABELS_MAX, Kind, SERIES, SERIES_MAX, SERVER_LABELS_MAX};
 use crate::snapshot::Value;
 use crate::timeline::Timeline;
 use crate::trace::TraceContext;
@@ -77,7 +77,7 @@ fn fill_server(telemetry: &Telemetry) {
     }
     let engine = telemetry.engine_metrics();
     engine.slab_waited(1);
-    for idx in 0..DRIVES_MAX + 4 {
+    for idx in 0..DRIVE_LABELS_MAX + 4 {
         let drive = engine.drive(&format!("nvme{idx}n1"));
         DriveOp::ALL
             .iter()
@@ -89,7 +89,7 @@ fn fill_client(telemetry: &Telemetry) {
     let mut recorder = telemetry.recorder();
     for op in OpKind::ALL {
         for outcome in OutcomeLabel::ALL {
-            for server_idx in 0..SERVERS_MAX as u16 + 8 {
+            for server_idx in 0..SERVER_LABELS_MAX as u16 + 8 {
                 let mut timeline = Timeline::begin_client(*op, Transport::Tcp, Tick(1));
                 for step in Step::ALL {
                     timeline.stamp_step(*step, Tick(1), Tick(1_000));
@@ -106,7 +106,7 @@ fn fill_client(telemetry: &Telemetry) {
 
 fn client_of_many() -> Telemetry {
     let mut config = TelemetryConfig::new(Role::Client, "1.2.3");
-    config.servers = (0..SERVERS_MAX + 8)
+    config.servers = (0..SERVER_LABELS_MAX + 8)
         .map(|idx| format!("10.0.0.{idx}:9900"))
         .collect();
     Telemetry::new(config).unwrap()
