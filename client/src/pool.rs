@@ -199,11 +199,6 @@ impl<T> Pool<T> {
         }
         (lanes, state.out == 0)
     }
-
-    /// True once [`Pool::close`] was called.
-    pub fn is_closed(&self) -> bool {
-        self.state.lock().closed
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,6 @@
 use crate::frame::Flags;
 use crate::wire::{DecodeError, Reader};
 
-/// Length of a trace context on the wire.
-pub const TRACE_BYTES: usize = 26;
 /// Stages that a summary has room for.
 pub const STAGE_COUNT: usize = 10;
 /// The value of a stage that wasn't measured.

@@ -18,11 +18,6 @@ impl Environment {
             .filter(|value| !value.is_empty())
     }
 
-    /// Whether `name` is set, be it empty.
-    pub fn is_set(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
     /// Adds or replaces one variable.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {

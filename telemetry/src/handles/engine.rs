@@ -47,12 +47,6 @@ impl EngineMetrics {
         self.0.slabs.set(state.idx(), count as i64);
     }
 
-    /// Moves slabs from one state to another.
-    pub fn move_slabs(&self, from: SlabState, to: SlabState, count: u64) {
-        self.0.slabs.sub(from.idx(), count);
-        self.0.slabs.add(to.idx(), count);
-    }
-
     /// How many slabs are in a state.
     pub fn slabs(&self, state: SlabState) -> u64 {
         self.0.slabs.get(state.idx())
@@ -61,11 +55,6 @@ impl EngineMetrics {
     /// A request for slab memory waited so long.
     pub fn slab_waited(&self, wait_ns: u64) {
         self.0.slab_wait.at(0).observe_shared(wait_ns);
-    }
-
-    /// How many requests for slab memory waited so far.
-    pub fn slab_wait_count(&self) -> u64 {
-        self.0.slab_wait.at(0).snapshot().count()
     }
 
     /// A slab was returned twice.
