@@ -23,7 +23,7 @@ pub use handshake::{
     ClientHandshake, HandshakeError, ServerHandshake, ServerHello, ServerIdentity,
 };
 pub use keys::{AuthKey, Channels, KeyId, KeyRing, KeyUse};
-pub use message::{Features, MESSAGE_BYTES_MAX, MessageError, message_len};
+pub use message::{Features, MESSAGE_BYTES_MAX, MessageError, PREFIX_BYTES, message_len};
 pub use refusal::{REFUSAL_BYTES, Refusal, RefusalCode};
 
 use crate::frame::{FRAME_MAGIC, FrameHead, HEADER_BYTES, HeadError, SIGNED_BYTES, digest, field};

@@ -21,7 +21,8 @@ pub(crate) const FORMAT: u8 = 1;
 pub const MESSAGE_BYTES_MAX: usize = 512;
 /// Length of a Finish.
 pub(crate) const FINISH_BYTES: usize = 40;
-const PREFIX_BYTES: usize = 8;
+/// What begins every handshake message of any version, in bytes: enough for [`message_len`].
+pub const PREFIX_BYTES: usize = 8;
 
 /// What a side can do and what it insists on, one bit per feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use memkv_proto::FrameMac;
 use memkv_proto::session::{
-    MESSAGE_BYTES_MAX, Refusal, RefusalCode, ServerHandshake, ServerIdentity, Session, message_len,
+    PREFIX_BYTES, Refusal, RefusalCode, ServerHandshake, ServerIdentity, Session, message_len,
 };
 use memkv_telemetry::clock;
 use memkv_telemetry::{AuthFailure, ProtocolFault};
@@ -68,13 +68,12 @@ where
 
 /// Reads one handshake message.
 async fn message<S: Transport>(bytes: &ByteStream<S>) -> Result<Vec<u8>, End> {
-    const PREFIX_BYTES: usize = 8;
     let have = bytes.buffered(PREFIX_BYTES).await;
     if !have.map_err(|_| End::Broken)? {
         return Err(End::Closed);
     }
     let len = match bytes.peek(PREFIX_BYTES, message_len) {
-        Ok(Some(len)) if len <= MESSAGE_BYTES_MAX => len,
+        Ok(Some(len)) => len,
         Ok(_) | Err(_) => {
             let is_frame = bytes.peek(4, |magic| magic == memkv_proto::frame::FRAME_MAGIC);
             if is_frame {
