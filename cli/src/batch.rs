@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::connection::size;
+use crate::chart;
 use crate::exit::Outcome;
 use crate::keys::Tally;
 use crate::out;
@@ -71,8 +71,11 @@ impl Progress {
     fn advance(&mut self, entries: u64, bytes: u64) {
         self.bytes += bytes;
         self.bar.inc(entries);
-        self.bar
-            .set_message(format!("{}, {}/s", size(self.bytes), size(self.rate())));
+        self.bar.set_message(format!(
+            "{}, {}/s",
+            chart::bytes(self.bytes),
+            chart::bytes(self.rate())
+        ));
     }
 
     fn rate(&self) -> u64 {
@@ -89,7 +92,7 @@ impl Progress {
             ..
         } = self.tally;
         let took = self.start.elapsed().as_secs_f64();
-        let (bytes, rate) = (size(self.bytes), size(self.rate()));
+        let (bytes, rate) = (chart::bytes(self.bytes), chart::bytes(self.rate()));
         let mut rest = String::new();
         if missed > 0 {
             rest.push_str(&format!(", {missed} missing"));

@@ -32,7 +32,8 @@ pub(crate) fn bytes(count: u64) -> String {
     }
     let mut value = count as f64 / 1024.0;
     let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
+    // 1023.95 would be shown as 1024.0 of the smaller unit.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
     }
@@ -56,10 +57,18 @@ mod tests {
 
     #[test]
     fn units_follow_the_size() {
-        let sizes: Vec<String> = [0, 1023, 1024, 65536, 3 << 29]
-            .into_iter()
-            .map(bytes)
-            .collect();
-        assert_eq!(sizes, ["0 B", "1023 B", "1.00 KiB", "64.0 KiB", "1.50 GiB"]);
+        let cases: [(u64, &str); 8] = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (65536, "64.0 KiB"),
+            ((1 << 20) - 1, "1.00 MiB"),
+            (4 << 20, "4.00 MiB"),
+            (3 << 29, "1.50 GiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ];
+        for (count, shown) in cases {
+            assert_eq!(bytes(count), shown);
+        }
     }
 }

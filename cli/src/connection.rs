@@ -106,41 +106,9 @@ pub(crate) fn in_one_line(error: &OpError) -> String {
     text
 }
 
-/// A size as people read it: `4.0 MiB`, `17 B`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    // 1023.95 would be shown as 1024.0 of the smaller unit.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_one_decimal_and_a_binary_unit() {
-        let cases: [(u64, &str); 7] = [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (4 << 20, "4.0 MiB"),
-            ((1 << 20) - 1, "1.0 MiB"),
-            (3 << 29, "1.5 GiB"),
-            (u64::MAX, "16384.0 PiB"),
-        ];
-        for (bytes, shown) in cases {
-            assert_eq!(size(bytes), shown);
-        }
-    }
 
     #[test]
     fn a_timeout_is_a_positive_number_of_seconds() {

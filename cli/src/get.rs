@@ -8,7 +8,8 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use serde_json::json;
 
-use crate::connection::{Connection, failed, size};
+use crate::chart;
+use crate::connection::{Connection, failed};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::out;
 
@@ -58,7 +59,7 @@ impl Get {
             });
             out::print(&format!("{row}\n"))?;
         } else if let Some(path) = &self.output {
-            let (shown, version) = (size(value.bytes.len() as u64), value.version);
+            let (shown, version) = (chart::bytes(value.bytes.len() as u64), value.version);
             out::tell(format_args!(
                 "read {}: {shown}, version {version}, into {}",
                 self.key,

@@ -10,7 +10,8 @@ use clap::Args;
 use memkv_client::{Attrs, Class, Condition};
 use serde_json::json;
 
-use crate::connection::{Connection, failed, seconds, size};
+use crate::chart;
+use crate::connection::{Connection, failed, seconds};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::out;
 
@@ -73,7 +74,7 @@ impl Put {
             out::tell(format_args!(
                 "stored {}: {}, version {version}",
                 self.key,
-                size(bytes)
+                chart::bytes(bytes)
             ));
         }
         Ok(Exit::Done)
