@@ -142,6 +142,9 @@ impl<M: FrameMac> Core<M> {
     ///
     /// # Errors
     /// When the process is out of file descriptors.
+    ///
+    /// # Panics
+    /// If `bulk_connections` or `window` is 0.
     pub fn new(config: Arc<CoreConfig>) -> io::Result<Self> {
         assert!(
             config.bulk_connections > 0 && config.window > 0,
