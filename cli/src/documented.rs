@@ -103,6 +103,11 @@ const CLIENT: &[Row] = &[
     ("prometheus_bind", "-", "127.0.0.1:9464", "127.0.0.1:9464", "MEMKV_PROMETHEUS_BIND"),
     ("otel_endpoint", "-", "http://c:4317", "http://c:4317", "MEMKV_OTEL_ENDPOINT"),
     ("otel_endpoint", "-", "http://c:4317", "http://c:4317", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    // Ours.
+    ("node_ids", "", "[kv-1]", "kv-1", ""),
+    ("payload_mac", "auto", "required", "required", ""),
+    ("retries", "0", "2", "2", ""),
+    ("trace_ratio", "0.01", "0.5", "0.5", ""),
 ];
 
 /// Client settings that have a variable and no key: (field, default, value, variable).
@@ -289,6 +294,11 @@ fn every_documented_client_key_has_its_default() {
     }
     for (key, default, ..) in ADVANCED {
         assert_eq!(shown(&values, key).value, *default, "{key}");
+    }
+    for value in &values {
+        let known = CLIENT.iter().any(|(key, ..)| *key == value.path)
+            || ADVANCED.iter().any(|(key, ..)| *key == value.path);
+        assert!(known, "{} isn't in the tables: document it", value.path);
     }
 }
 

@@ -5,15 +5,19 @@
 //! unchanged; what only RDMA uses is read, checked and shown, and waits for that transport. Licence fields are read and
 //! ignored: this implementation has no licence gate.
 
+mod check;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use memkv_settings::dev_key::{self, DevKeyError};
+use memkv_settings::dev_key::DevKeyError;
 use memkv_settings::{
     AuthKey, Choice, Document, Effective, Environment, LoadOptions, Problem, Problems, Secret,
-    Setting, Source, Wrong, effective_of, load, range, section,
+    Setting, Wrong, effective_of, load, range, section,
 };
+
+use check::{auth_key, check_lengths, resolve_bind_addresses};
 
 /// Which data transport to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -374,40 +378,54 @@ impl ClientConfig {
     ) -> Self {
         let mut effective = effective_of(raw);
         effective.extend(effective_of(advanced));
-        let explicit_node_ids = !raw.node_ids.value.is_empty();
-        let identities = if explicit_node_ids {
-            &raw.node_ids.value
-        } else {
-            &raw.servers.value
-        };
-        let servers = raw
-            .servers
-            .value
-            .iter()
-            .zip(identities)
-            .zip(&raw.bind_addresses.value);
-        let server =
-            |((server, identity), bind): ((&String, &String), &Option<IpAddr>)| ServerConfig {
-                server: server.clone(),
-                identity: identity.clone(),
-                bind: *bind,
-            };
+        // Every field is named, so that a new one doesn't compile until it is used, or said not to be.
+        let RawConfig {
+            servers,
+            node_ids,
+            bind_addresses,
+            connect_timeout_ms,
+            num_connections,
+            transport,
+            payload_mac,
+            retries,
+            trace_ratio,
+            prometheus_bind,
+            otel_endpoint,
+            auth_key: _, // The key in use may be the development key instead.
+            license: _,
+            // They wait for RDMA.
+            rdma_devices: _,
+            cache_size_mb: _,
+            gid_index: _,
+            traffic_class: _,
+            service_level: _,
+            mtu: _,
+        } = raw;
+        let Advanced {
+            rdma_timeout_secs,
+            max_batch_size,
+            // They wait for RDMA.
+            cq_batch_spins: _,
+            cq_poll_delay_ns: _,
+            staging_size_mb: _,
+            staging_slot_mb: _,
+        } = advanced;
         Self {
-            servers: servers.map(server).collect(),
-            explicit_node_ids,
+            servers: placed(&servers.value, &node_ids.value, &bind_addresses.value),
+            explicit_node_ids: !node_ids.value.is_empty(),
             auth_key,
             dev_key,
-            connect_timeout: Duration::from_millis(raw.connect_timeout_ms.value),
-            op_timeout: Duration::from_secs(advanced.rdma_timeout_secs.value),
+            connect_timeout: Duration::from_millis(connect_timeout_ms.value),
+            op_timeout: Duration::from_secs(rdma_timeout_secs.value),
             fence_timeout: FENCE_TIMEOUT,
-            num_connections: raw.num_connections.value.max(1),
-            max_batch_size: advanced.max_batch_size.value.max(1),
-            transport: raw.transport.value,
-            payload_mac: raw.payload_mac.value,
-            retries: raw.retries.value,
-            trace_ratio: raw.trace_ratio.value,
-            prometheus_bind: raw.prometheus_bind.value.clone(),
-            otel_endpoint: raw.otel_endpoint.value.clone(),
+            num_connections: num_connections.value.max(1),
+            max_batch_size: max_batch_size.value.max(1),
+            transport: transport.value,
+            payload_mac: payload_mac.value,
+            retries: retries.value,
+            trace_ratio: trace_ratio.value,
+            prometheus_bind: prometheus_bind.value.clone(),
+            otel_endpoint: otel_endpoint.value.clone(),
             effective,
             warnings,
         }
@@ -450,6 +468,22 @@ impl ClientConfig {
     }
 }
 
+/// The servers with their identities, which are the server strings where none are given, and source addresses.
+fn placed(servers: &[String], node_ids: &[String], binds: &[Option<IpAddr>]) -> Vec<ServerConfig> {
+    let identities = if node_ids.is_empty() {
+        servers
+    } else {
+        node_ids
+    };
+    let rows = servers.iter().zip(identities).zip(binds);
+    rows.map(|((server, identity), bind)| ServerConfig {
+        server: server.clone(),
+        identity: identity.clone(),
+        bind: *bind,
+    })
+    .collect()
+}
+
 /// The advanced settings: those of the process at its start, unless the caller's environment isn't the process's.
 fn advanced(environment: &Environment) -> Result<Advanced, ConfigError> {
     let own = *environment == crate::env::environment();
@@ -461,89 +495,6 @@ fn advanced(environment: &Environment) -> Result<Advanced, ConfigError> {
     let loaded = load::<Advanced>(None, environment, &LoadOptions::default())
         .map_err(ConfigError::Invalid)?;
     Ok(loaded.value)
-}
-
-/// `MEMKV_SERVERS` (or a flag) voids the file's bind addresses: they belong to the servers of the file.
-fn resolve_bind_addresses(raw: &mut RawConfig) {
-    let servers_from_env = matches!(raw.servers.source, Source::Env(_) | Source::Flag(_));
-    let binds_from_file = matches!(raw.bind_addresses.source, Source::File { .. });
-    if raw.bind_addresses.is_default() || (servers_from_env && binds_from_file) {
-        raw.bind_addresses.value = vec![None; raw.servers.value.len()];
-        if servers_from_env && binds_from_file {
-            raw.bind_addresses.source = raw.servers.source.clone();
-        }
-    }
-}
-
-fn check_lengths(raw: &RawConfig, problems: &mut Vec<Problem>) {
-    let servers = raw.servers.value.len();
-    let mut check = |name: &str, len: usize, source: &Source, remedy: &str| {
-        if len != servers {
-            problems.push(Problem::Refused(format!(
-                "{source}: {name} has {len} items, but must have {servers}, one per entry of servers ({}); {remedy}",
-                raw.servers.source
-            )));
-        }
-    };
-    let binds = &raw.bind_addresses;
-    check(
-        "bind_addresses",
-        binds.value.len(),
-        &binds.source,
-        "write ~ (or an empty item) where any address will do",
-    );
-    if !raw.node_ids.value.is_empty() {
-        check(
-            "node_ids",
-            raw.node_ids.value.len(),
-            &raw.node_ids.source,
-            "or leave it out",
-        );
-        for (idx, id) in raw.node_ids.value.iter().enumerate() {
-            if id.is_empty() || raw.node_ids.value[..idx].contains(id) {
-                problems.push(Problem::Refused(format!(
-                    "{}: node_ids[{idx}] is \"{id}\", but must be a name that no other server has",
-                    raw.node_ids.source
-                )));
-            }
-        }
-    }
-}
-
-/// True where traffic to `server` can't leave the host.
-fn is_loopback(server: &str) -> bool {
-    let Some((host, _)) = split_host_port(server) else {
-        return false;
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(dev_key::allowed_for)
-}
-
-fn auth_key(
-    raw: &RawConfig,
-    environment: &Environment,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
-) -> Result<Option<(AuthKey, bool)>, ConfigError> {
-    if let Some(key) = &raw.auth_key.value {
-        return Ok(Some((key.clone(), false)));
-    }
-    if let Some(remote) = raw.servers.value.iter().find(|server| !is_loopback(server)) {
-        problems.push(Problem::Refused(format!(
-            "auth_key is not set, but {remote} is not a loopback address, and there is no unauthenticated mode; set \
-             auth_key (MEMKV_AUTH_KEY) to the server's network.auth_key, 64 hexadecimal digits"
-        )));
-    }
-    if !problems.is_empty() {
-        return Ok(None);
-    }
-    let dev = dev_key::load_or_create(environment.get("HOME").map(Path::new))
-        .map_err(ConfigError::DevKey)?;
-    warnings.push(format!(
-        "no auth_key is set: using the development key {}, for loopback only; set auth_key for anything else",
-        dev.path.display()
-    ));
-    Ok(Some((dev.key, true)))
 }
 
 #[cfg(test)]

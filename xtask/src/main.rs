@@ -48,7 +48,7 @@ enum Task {
     },
     /// Write dashboards/json and dashboards/alerts anew
     Dashboards,
-    /// Write every generated file anew: dashboards, docs/metrics.md, config/*.yaml, golden files
+    /// Write every generated file anew: dashboards, config/*.yaml, what is generated in docs
     Docs,
     /// Install what a make target needs (scripts/deps.sh)
     Deps {

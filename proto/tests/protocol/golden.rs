@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use memkv_proto::op::OpCode;
 use memkv_proto::reply::Reply;
 use memkv_proto::request::Request;
 use memkv_proto::session::{
@@ -71,6 +72,18 @@ fn encoders_give_the_golden_bytes_of_version_1() {
     for (name, head, control) in scenario::replies() {
         let frame = scenario::seal(&mut pair.server.sealer, &head, &control);
         check(&format!("reply_{name}"), &frame);
+    }
+}
+
+#[test]
+fn every_op_of_a_frame_has_a_golden_request_and_reply() {
+    let requests = scenario::requests();
+    let replies = scenario::replies();
+    for op in OpCode::ALL.iter().filter(|op| op.is_frame()) {
+        let request = requests.iter().any(|(_, head, _)| head.op == *op);
+        let reply = replies.iter().any(|(_, head, _)| head.op == *op);
+        assert!(request, "no golden request of {op}: add one to scenario.rs");
+        assert!(reply, "no golden reply to {op}: add one to scenario.rs");
     }
 }
 

@@ -194,7 +194,7 @@ impl Request {
     }
 }
 
-/// What an op is in metrics.
+/// What an op is in metrics; nothing where it moves no values and asks for no keys.
 fn op_kind(op: OpCode) -> Option<OpKind> {
     Some(match op {
         OpCode::Put => OpKind::Put,
@@ -203,7 +203,8 @@ fn op_kind(op: OpCode) -> Option<OpKind> {
         OpCode::Exists => OpKind::Exists,
         OpCode::BatchWrite => OpKind::BatchWrite,
         OpCode::BatchRead => OpKind::BatchRead,
-        _ => return None,
+        OpCode::Connect | OpCode::Cancel | OpCode::Ping | OpCode::Stat => return None,
+        OpCode::Hello | OpCode::HelloReply | OpCode::Finish | OpCode::Refusal => return None,
     })
 }
 
