@@ -3,13 +3,10 @@
 mod clients;
 
 use crate::grafana::{Dashboard, Panel, Row, Shape, Unit};
-use crate::promql::{Expr, Query};
+use crate::promql::{ERROR, Expr, HIT, Query, READS};
 use memkv_telemetry::metrics as s;
 
 const Q: Query = Query::PANEL;
-const ERROR: &[(&str, &str)] = &[("outcome", "error")];
-const HIT: &[(&str, &str)] = &[("op", "=~get|batch_read"), ("outcome", "ok")];
-const READS: &[(&str, &str)] = &[("op", "=~get|batch_read"), ("outcome", "=~ok|miss")];
 
 /// The dashboard.
 pub(crate) fn overview() -> Dashboard {

@@ -9,6 +9,13 @@ use std::fmt;
 
 use memkv_telemetry::metrics::{Kind, Series};
 
+/// Operations, or entries, that failed.
+pub(crate) const ERROR: &[(&str, &str)] = &[("outcome", "error")];
+/// Entries that were asked for and there. Puts and deletes are `ok` too, and no hits.
+pub(crate) const HIT: &[(&str, &str)] = &[("op", "=~get|batch_read"), ("outcome", "ok")];
+/// Entries that were asked for, there or not: what a hit ratio is a share of.
+pub(crate) const READS: &[(&str, &str)] = &[("op", "=~get|batch_read"), ("outcome", "=~ok|miss")];
+
 /// One PromQL expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expr(String);

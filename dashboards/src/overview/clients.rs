@@ -2,9 +2,9 @@
 
 use memkv_telemetry::metrics as s;
 
-use super::{HIT, Q, READS};
+use super::Q;
 use crate::grafana::{Panel, Shape, Unit};
-use crate::promql::Expr;
+use crate::promql::{Expr, HIT, READS};
 
 pub(super) fn clients() -> Vec<Panel> {
     vec![

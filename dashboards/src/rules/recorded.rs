@@ -1,13 +1,10 @@
 //! What is recorded: what alerts compare over days, and what federation should carry.
 
 use super::Record;
-use crate::promql::Query;
+use crate::promql::{ERROR, HIT, Query, READS};
 use memkv_telemetry::metrics as s;
 
 const Q: Query = Query::rule("5m");
-const ERROR: &[(&str, &str)] = &[("outcome", "error")];
-const HIT: &[(&str, &str)] = &[("op", "=~get|batch_read"), ("outcome", "ok")];
-const READS: &[(&str, &str)] = &[("op", "=~get|batch_read"), ("outcome", "=~ok|miss")];
 
 /// Operations per second.
 pub(super) const OP_RATE: &str = "job_instance_op:memkv_op:rate5m";
