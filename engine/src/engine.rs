@@ -37,6 +37,8 @@ mod model_tests;
 mod open;
 mod outside;
 mod put;
+#[cfg(test)]
+mod recovery_tests;
 mod shared;
 #[cfg(test)]
 mod stall_tests;

@@ -310,6 +310,11 @@ impl Index {
         shard.change(tag, None, condition, |word| self.live(word))
     }
 
+    /// What this index keeps of a hash.
+    pub(crate) fn partial(&self, hash: KeyHash) -> PartialHash {
+        hash.partial(self.shards.len())
+    }
+
     /// As [`Index::put`] for an entry from a checkpoint.
     pub fn restore(&self, entry: Entry, condition: If) -> Change {
         self.put(KeyHash(entry.partial_hash.0), entry.location, condition)

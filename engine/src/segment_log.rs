@@ -31,8 +31,9 @@ use crate::api::DriveIdx;
 use crate::clock::Tick;
 use crate::drive::{Io, IoDone, IoId};
 use crate::engine::Membership;
-use crate::index::Location;
+use crate::index::{KeyHash, Location};
 use crate::slab::{ReadMemory, SlabPool};
+use checkpoint::Tombstone;
 use commit::{Frame, JournalState};
 pub(crate) use event::{
     Answer, Body, Context, DeleteWork, Effects, Event, MemoryWait, PartRead, PutWork, ReadWork,
@@ -116,6 +117,28 @@ pub(crate) struct LogConfig {
     pub(crate) blacklist: bool,
 }
 
+/// Tombstones that were published while changes of lower versions were in flight, and few others:
+/// what a checkpoint lists.
+#[derive(Debug, Default)]
+struct Tombstones {
+    recent: Vec<Tombstone>,
+    /// How many there may be before it is worth a look which of them are settled.
+    look_at: usize,
+}
+
+impl Tombstones {
+    /// Adds one; true when it is time to forget those that are settled.
+    fn add(&mut self, hash: KeyHash, version: u64) -> bool {
+        self.recent.push(Tombstone { hash, version });
+        self.recent.len() > self.look_at
+    }
+
+    fn forget(&mut self, settled: u64) {
+        self.recent.retain(|tombstone| tombstone.version >= settled);
+        self.look_at = (2 * self.recent.len()).max(256);
+    }
+}
+
 /// Counters for the status.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LogCounts {
@@ -148,6 +171,7 @@ pub(crate) struct DriveLog {
     batches_in_flight: usize,
     /// Batches whose segment's header isn't written yet.
     held: Vec<(u32, Vec<usize>)>,
+    tombstones: Tombstones,
     to_flush: Vec<usize>,
     flushing: bool,
     timed_flush: bool,
@@ -194,6 +218,7 @@ impl DriveLog {
             batches: [None, None],
             batches_in_flight: 0,
             held: Vec::new(),
+            tombstones: Tombstones::default(),
             to_flush: Vec::new(),
             flushing: false,
             timed_flush: false,

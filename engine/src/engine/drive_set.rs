@@ -68,6 +68,12 @@ impl DriveSet {
         &self.members
     }
 
+    /// What superblocks are to have on record.
+    #[cfg(test)]
+    pub(crate) fn membership(&self) -> Membership {
+        self.losses.lock().membership
+    }
+
     pub(crate) fn serves(&self, drive: u8) -> bool {
         self.serving.load(Ordering::SeqCst) & bit(drive) != 0
     }

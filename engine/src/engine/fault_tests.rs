@@ -215,7 +215,7 @@ fn newer_format_is_refused_by_its_version() {
     let path = &config.drives[0].media;
     let block = superblock(path);
     let mut page = block.encode();
-    page[8..10].copy_from_slice(&2u16.to_le_bytes());
+    page[8..10].copy_from_slice(&3u16.to_le_bytes());
     page[12..16].fill(0);
     let crc = super::harness::crc_of(&page);
     page[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -227,8 +227,8 @@ fn newer_format_is_refused_by_its_version() {
         matches!(
             error,
             DriveOpenError::NewerVersion {
-                found: 2,
-                supported: 1,
+                found: 3,
+                supported: 2,
                 ..
             }
         ),
@@ -365,7 +365,7 @@ fn forget_headers(path: &Path) {
         decode_chunk(&seed, pointer.generation, 0, &bytes).expect("a whole chunk");
     assert!(last, "it is one chunk");
     let mut payload = payload.to_vec();
-    let segments = payload[16..].chunks_exact_mut(32);
+    let segments = payload[24..].chunks_exact_mut(32);
     let open = segments
         .take(superblock.geometry.segment_count as usize)
         .filter(|segment| segment[4] == 1);

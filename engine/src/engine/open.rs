@@ -22,6 +22,7 @@ mod pool;
 mod restore;
 mod start;
 mod superblocks;
+mod versions;
 
 use superblocks::open_drive;
 pub(super) use superblocks::{read_superblock, write_superblock};

@@ -3,22 +3,30 @@
 //! ```text
 //! chunk = whole pages:  0 magic u32   4 payload bytes u32   8 generation u64
 //!                      16 chunk u32  20 last u8            24 crc u32   32 payload, zeroes
-//! payload stream = head · segments × 32 · (1, row | 2, entry)…
-//!   head    = generation u64, segments u32, 0 u32
+//! payload stream = head · segments × 32 · (1, row | 2, entry | 3, tombstone)…
+//!   head    = generation u64, segments u32, layout u32, settled u64
 //!   segment = generation u32, state u8, kind u8, class u8, header u8,
 //!             opened u64, end u32, replay from u32, 0 u64
 //!   entry   = hash u128, segment u32, offset u32, generation u8, kind u8, hint u8, 0 u8
+//!   tombstone = hash u128, version u64
 //! ```
+//! Layout 0, of format version 1, has neither `settled` nor tombstones.
 //!
 //! A checkpoint is made while changes go on. What it misses, or has too much of, is put right
 //! by replaying everything from its journal page and its segments' replay offsets on, in the
 //! order of versions; so it needn't be of one moment.
+//!
+//! Tails begin before what was in flight when it was begun, so they have changes that it covers as
+//! well, but not all of those. So it says below which version everything is *settled* on this
+//! drive: there it alone counts, and tails are passed over. And it lists the tombstones from that
+//! version on that were published already: their own segment's tail may begin behind them, and
+//! that of what they removed before it.
 
 use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, set, u32_at, u64_at};
 use super::journal::{Row, row_len};
 use super::record::{class_byte, class_of};
 use super::segment::{Kind, Segment, State};
-use crate::index::{Entry, Location, PartialHash};
+use crate::index::{Entry, KeyHash, Location, PartialHash};
 
 const MAGIC: u32 = 0x4b72_6b6d;
 const HEAD: usize = 32;
@@ -27,6 +35,9 @@ const CRC_AT: usize = 24;
 pub(crate) const CHUNK: usize = (256 << 10) - HEAD;
 const SEGMENT: usize = 32;
 const ENTRY: usize = 28;
+const TOMBSTONE: usize = 24;
+/// The layout that we write.
+const LAYOUT: u32 = 1;
 
 /// Bytes of the stream for an index entry, and for an extent's row where it is one of these.
 pub(crate) fn bytes_of(extent_key_len: Option<usize>) -> u64 {
@@ -37,7 +48,7 @@ pub(crate) fn bytes_of(extent_key_len: Option<usize>) -> u64 {
 /// What all live entries of a drive may take of a checkpoint. The rest is for those that come
 /// between a look at this bound and the checkpoint.
 pub(crate) fn budget(area_bytes: u64, segments: usize) -> u64 {
-    let table = (16 + SEGMENT * segments + PAGE) as u64;
+    let table = (24 + SEGMENT * segments + PAGE) as u64;
     area_bytes.saturating_sub(table) / 8 * 5
 }
 
@@ -45,13 +56,16 @@ pub(crate) fn budget(area_bytes: u64, segments: usize) -> u64 {
 pub(crate) struct CheckpointHead {
     pub(crate) generation: u64,
     pub(crate) segments: u32,
+    /// All changes of lower versions were published, or given up, when it was begun.
+    pub(crate) settled: u64,
 }
 
 impl CheckpointHead {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = self.generation.to_le_bytes().to_vec();
         bytes.extend(self.segments.to_le_bytes());
-        bytes.extend([0; 4]);
+        bytes.extend(LAYOUT.to_le_bytes());
+        bytes.extend(self.settled.to_le_bytes());
         bytes
     }
 }
@@ -80,6 +94,19 @@ pub(crate) fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
     out.extend(location.segment_idx.to_le_bytes());
     out.extend(location.offset.to_le_bytes());
     out.extend([location.generation, location.kind, location.hint, 0]);
+}
+
+/// A deletion that was published not long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tombstone {
+    pub(crate) hash: KeyHash,
+    pub(crate) version: u64,
+}
+
+pub(crate) fn encode_tombstone(tombstone: &Tombstone, out: &mut Vec<u8>) {
+    out.push(3);
+    out.extend(tombstone.hash.0.to_le_bytes());
+    out.extend(tombstone.version.to_le_bytes());
 }
 
 /// Wraps a part of the stream.
@@ -134,6 +161,9 @@ pub(crate) struct Checkpoint {
     pub(crate) replay_from: Vec<u32>,
     pub(crate) rows: Vec<Row>,
     pub(crate) entries: Vec<Entry>,
+    /// See [`CheckpointHead::settled`]; 0 where nothing is known of it.
+    pub(crate) settled: u64,
+    pub(crate) tombstones: Vec<Tombstone>,
 }
 
 /// Reads the whole stream. Never panics.
@@ -147,12 +177,21 @@ pub(crate) fn decode(
     if u64_at(head, 0) != generation || u32_at(head, 8) != segments {
         return None;
     }
-    let mut rest = &stream[16..];
+    let (settled, mut rest) = match u32_at(head, 12) {
+        0 => (0, &stream[16..]),
+        LAYOUT => (u64_at(stream.get(16..24)?, 0), &stream[24..]),
+        _ => return None,
+    };
+    if settled > COUNTER_MAX {
+        return None;
+    }
     let mut found = Checkpoint {
         segments: Vec::new(),
         replay_from: Vec::new(),
         rows: Vec::new(),
         entries: Vec::new(),
+        settled,
+        tombstones: Vec::new(),
     };
     for _ in 0..segments {
         let bytes = rest.get(..SEGMENT)?;
@@ -205,6 +244,16 @@ pub(crate) fn decode(
                 });
                 rest = &body[ENTRY..];
             }
+            3 => {
+                let bytes = body
+                    .get(..TOMBSTONE)
+                    .filter(|bytes| u64_at(bytes, 16) <= COUNTER_MAX)?;
+                found.tombstones.push(Tombstone {
+                    hash: KeyHash(u128::from_le_bytes(array(bytes, 0))),
+                    version: u64_at(bytes, 16),
+                });
+                rest = &body[TOMBSTONE..];
+            }
             _ => return None,
         }
     }
@@ -228,12 +277,31 @@ mod tests {
         let head = CheckpointHead {
             generation: 1,
             segments: 1,
+            settled: 7,
         };
         let mut stream = head.encode();
         encode_segment(segments.get(0), &mut stream);
+        let tombstone = Tombstone {
+            hash: KeyHash(3 << 70),
+            version: 9,
+        };
+        encode_tombstone(&tombstone, &mut stream);
         let found = decode(&stream, 1, 1, 0).expect("whole");
         assert_eq!(found.segments[0].state, State::Free);
         assert_eq!(found.segments[0].generation, 2);
         assert!(!found.segments[0].covered);
+        assert_eq!((found.settled, found.tombstones), (7, vec![tombstone]));
+    }
+
+    #[test]
+    fn a_checkpoint_of_format_version_1_is_read_as_one_that_settles_nothing() {
+        let mut stream = 5u64.to_le_bytes().to_vec();
+        stream.extend(1u32.to_le_bytes());
+        stream.extend([0; 4]);
+        encode_segment(&Segment::free(3), &mut stream);
+        let found = decode(&stream, 5, 1, 0).expect("whole");
+        assert_eq!((found.settled, found.segments[0].generation), (0, 3));
+        stream[12] = 2;
+        assert!(decode(&stream, 5, 1, 0).is_none(), "a layout of later");
     }
 }

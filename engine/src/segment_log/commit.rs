@@ -324,6 +324,9 @@ impl DriveLog {
                 tables.cache.remove(&key);
                 let hash = work.hash;
                 self.bury(context, hash, before);
+                if self.tombstones.add(hash, version) {
+                    self.settle(context.tables.last_version());
+                }
                 CompletionResult::Deleted(Ok(true))
             }
             Work::Put(work) => {

@@ -1,6 +1,6 @@
 //! Housekeeping: reclaiming segments, writing checkpoints, keeping the superblock.
 
-use super::checkpoint::{CHUNK, CheckpointHead, encode_chunk, encode_entry};
+use super::checkpoint::{CHUNK, CheckpointHead, encode_chunk, encode_entry, encode_tombstone};
 use super::journal::{Row, RowOp};
 use super::segment::State;
 use super::superblock::CheckpointPointer;
@@ -116,10 +116,14 @@ impl DriveLog {
         let mut bytes = CheckpointHead {
             generation: pointer.generation,
             segments: self.segments.list.len() as u32,
+            settled: self.settle(pointer.version),
         }
         .encode();
         for segment in &self.segments.list {
             super::checkpoint::encode_segment(segment, &mut bytes);
+        }
+        for tombstone in &self.tombstones.recent {
+            encode_tombstone(tombstone, &mut bytes);
         }
         self.checkpoint = Some(CheckpointRun {
             pointer,
@@ -133,6 +137,16 @@ impl DriveLog {
             last: self.shutdown,
         });
         self.checkpoint_step(context);
+    }
+
+    /// From which version on changes of this drive may be in flight, which is what a checkpoint
+    /// that begins now may miss; forgets the tombstones of lower ones.
+    pub(super) fn settle(&mut self, last_version: u64) -> u64 {
+        let in_flight = self.ops.iter().map(|(_, op)| op.version);
+        let first = in_flight.filter(|version| *version > 0).min();
+        let settled = first.unwrap_or(last_version + 1);
+        self.tombstones.forget(settled);
+        settled
     }
 
     /// Writes the next piece of the checkpoint.

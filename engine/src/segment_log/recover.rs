@@ -129,6 +129,7 @@ pub(crate) fn recover(
             dropped: 0,
             superblock,
         },
+        settled: 0,
         replay_from: vec![Geometry::SEGMENT_HEADER as u32; count as usize],
         rows: Vec::new(),
     };
@@ -146,6 +147,8 @@ struct Recovery<'a> {
     hasher: &'a KeyHasher,
     seed: [u8; 16],
     found: Recovered,
+    /// Changes of lower versions are in the checkpoint as they ended.
+    settled: u64,
     replay_from: Vec<u32>,
     /// Rows of the checkpoint (false) and of the journal (true).
     rows: Vec<(Row, bool)>,
@@ -188,6 +191,12 @@ impl Recovery<'_> {
         self.found.segments = found.segments;
         self.replay_from = found.replay_from;
         self.found.entries = found.entries;
+        self.settled = found.settled;
+        for tombstone in found.tombstones {
+            let hash = tombstone.hash;
+            let removal = (tombstone.version, Replay::Remove { hash });
+            self.found.tail.push(removal);
+        }
         let sound = |entry: &Entry| {
             entry.location.segment_idx < count
                 && entry.location.offset < limit
@@ -323,7 +332,7 @@ impl Recovery<'_> {
                     .extents
                     .insert(row.offset, extent_of(&row, part, !clean));
             }
-            if journalled && row.op == RowOp::Extent {
+            if journalled && row.op == RowOp::Extent && row.version >= self.settled {
                 let location = Location {
                     drive_idx: self.drive,
                     segment_idx: row.segment,
@@ -399,7 +408,9 @@ impl Recovery<'_> {
                     Replay::Put { hash, location }
                 }
             };
-            self.found.tail.push((header.version, replay));
+            if header.version >= self.settled {
+                self.found.tail.push((header.version, replay));
+            }
             self.found.last_version = self.found.last_version.max(header.version);
             at += header.record_len();
             last_good = at;

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use super::Found;
+use super::versions::merge;
 use crate::drive::media::Media;
 use crate::entry::Meta;
-use crate::index::{Change, Cursor, If, Index, KeyHasher, Location};
+use crate::index::{Cursor, If, Index, KeyHasher, Location};
 use crate::segment_log::bytes::{PAGE, crc_of, page_up};
 use crate::segment_log::record::{self, Header};
-use crate::segment_log::recover::Replay;
 use crate::segment_log::segment::{HINT, KIND_EXTENT, KIND_STRIPES, Segments};
 use crate::segment_log::superblock::{Geometry, Superblock};
 use crate::stream::{StripeTable, Stripes, decode_list};
@@ -21,7 +21,7 @@ pub(super) fn restore(
     members: &[u16],
     stripes: &StripeTable,
 ) -> u64 {
-    let mut tail = Vec::new();
+    let (mut tail, mut entries) = (Vec::new(), Vec::new());
     let mut last_version = 0;
     for (idx, drive) in drives.iter_mut().enumerate() {
         let Found::Ready { recovered, .. } = drive else {
@@ -32,22 +32,9 @@ pub(super) fn restore(
         }
         last_version = last_version.max(recovered.last_version);
         tail.append(&mut recovered.tail);
+        entries.append(&mut recovered.entries);
     }
-    for drive in drives.iter_mut() {
-        let Found::Ready { recovered, .. } = drive else {
-            continue;
-        };
-        for entry in std::mem::take(&mut recovered.entries) {
-            index.restore(entry, If::Always);
-        }
-    }
-    tail.sort_by_key(|(version, _)| *version);
-    for (_, replay) in tail {
-        let _: Change = match replay {
-            Replay::Put { hash, location } => index.put(hash, location, If::Always),
-            Replay::Remove { hash } => index.remove(hash, If::Always),
-        };
-    }
+    merge(index, drives, tail, entries);
     let parts = load_stripes(index, hasher, drives, members, stripes);
     prune(index, hasher, drives, &parts);
     last_version
