@@ -50,6 +50,19 @@ pub(crate) enum Stall {
     Others,
 }
 
+/// Value bytes that an [`Account`] was charged: what [`Account::release`] takes, and nothing else makes one, so that
+/// what is given back is what was taken, whatever was asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+#[must_use = "bytes that are never given back are lost until the connection ends"]
+pub(crate) struct Charge(u64);
+
+impl Charge {
+    /// Both as one.
+    pub(crate) fn join(&mut self, other: Charge) {
+        self.0 += other.0;
+    }
+}
+
 impl Admission {
     /// Budgets of `value_bytes_max` bytes of values and `control_bytes_max` bytes of request descriptions.
     pub(crate) fn new(value_bytes_max: u64, control_bytes_max: u64) -> Arc<Self> {
@@ -133,7 +146,7 @@ impl Account {
     ///
     /// A connection that holds nothing is granted up to the whole capacity whatever its share, so that a large value
     /// is never impossible, only late.
-    pub(crate) fn charge(&mut self, bytes: u64) -> Result<(), Refused> {
+    pub(crate) fn charge(&mut self, bytes: u64) -> Result<Charge, Refused> {
         let max = self.shared.value_bytes_max;
         let bytes = bytes.min(max);
         let before = self.shared.value_bytes.fetch_add(bytes, Ordering::SeqCst);
@@ -151,14 +164,13 @@ impl Account {
             self.shared.value_bytes.fetch_sub(bytes, Ordering::SeqCst);
             return Err(refusal);
         }
-        self.hold(bytes);
-        Ok(())
+        Ok(self.hold(bytes))
     }
 
     /// Takes `bytes` for a value whose size was learnt by looking it up; never refused, see [`Account::stall`].
-    pub(crate) fn charge_after(&mut self, bytes: u64) {
+    pub(crate) fn charge_after(&mut self, bytes: u64) -> Charge {
         self.shared.value_bytes.fetch_add(bytes, Ordering::SeqCst);
-        self.hold(bytes);
+        self.hold(bytes)
     }
 
     /// Why this connection may not start another read now; `None` if it may.
@@ -173,15 +185,16 @@ impl Account {
 
     /// Gives everything back.
     pub(crate) fn clear(&mut self) {
-        self.release(self.value_bytes);
+        self.release(Charge(self.value_bytes));
         self.release_control(self.control_bytes);
     }
 
-    /// Gives `bytes` of value budget back.
+    /// Gives value budget back.
     ///
     /// # Panics
-    /// If more is given back than was charged: the ledger would be wrong for good.
-    pub(crate) fn release(&mut self, bytes: u64) {
+    /// If it is another account's, or was cleared: the ledger would be wrong for good.
+    pub(crate) fn release(&mut self, charge: Charge) {
+        let Charge(bytes) = charge;
         if bytes == 0 {
             return;
         }
@@ -227,11 +240,12 @@ impl Account {
         self.shared.wake_parked();
     }
 
-    fn hold(&mut self, bytes: u64) {
+    fn hold(&mut self, bytes: u64) -> Charge {
         if self.value_bytes == 0 && bytes > 0 {
             self.shared.holders.fetch_add(1, Ordering::SeqCst);
         }
         self.value_bytes += bytes;
+        Charge(bytes)
     }
 }
 
@@ -252,11 +266,11 @@ mod tests {
         let shared = Admission::new(64 * MIB, MIB);
         let mut only = Account::new(shared.clone());
         for _ in 0..32 {
-            only.charge(MIB).unwrap();
+            let _ = only.charge(MIB).unwrap();
         }
         assert_eq!(only.charge(1), Err(Refused::OverShare));
         let mut next = Account::new(shared.clone());
-        next.charge(32 * MIB).unwrap();
+        let _ = next.charge(32 * MIB).unwrap();
         assert_eq!(
             Account::new(shared.clone()).charge(1),
             Err(Refused::Exhausted)
@@ -269,24 +283,32 @@ mod tests {
     fn a_greedy_connection_is_held_to_its_share_once_others_hold_bytes() {
         let shared = Admission::new(60 * MIB, MIB);
         let (mut greedy, mut modest) = (Account::new(shared.clone()), Account::new(shared.clone()));
-        for _ in 0..30 {
-            greedy.charge(MIB).unwrap();
+        let first = greedy.charge(11 * MIB).unwrap();
+        for _ in 11..30 {
+            let _ = greedy.charge(MIB).unwrap();
         }
-        modest.charge(MIB).unwrap();
+        let _ = modest.charge(MIB).unwrap();
         assert_eq!(greedy.charge(MIB), Err(Refused::OverShare));
-        greedy.release(11 * MIB);
-        modest.charge(19 * MIB).unwrap();
-        greedy.charge(MIB).unwrap();
+        greedy.release(first);
+        let _ = modest.charge(19 * MIB).unwrap();
+        let _ = greedy.charge(MIB).unwrap();
         assert_eq!(greedy.charge(1), Err(Refused::OverShare));
         assert_eq!(modest.charge(1), Err(Refused::OverShare));
     }
 
     #[test]
-    fn a_value_above_the_whole_capacity_is_charged_as_the_capacity() {
+    fn a_value_above_the_whole_capacity_is_charged_as_the_capacity_and_gives_back_as_much() {
         let shared = Admission::new(4 * MIB, MIB);
         let mut account = Account::new(shared.clone());
-        account.charge(256 * MIB).unwrap();
+        let charge = account.charge(256 * MIB).unwrap();
         assert_eq!(account.value_bytes(), 4 * MIB);
+        account.release(charge);
+        assert_eq!((account.value_bytes(), shared.value_bytes()), (0, 0));
+        let mut two = account.charge(MIB).unwrap();
+        two.join(account.charge_after(256 * MIB));
+        assert_eq!(shared.value_bytes(), 257 * MIB);
+        account.release(two);
+        assert_eq!((account.value_bytes(), shared.value_bytes()), (0, 0));
     }
 
     #[test]
@@ -294,10 +316,11 @@ mod tests {
         let shared = Admission::new(8 * MIB, MIB);
         let mut reader = Account::new(shared.clone());
         assert_eq!(reader.stall(), None);
-        reader.charge_after(16 * MIB);
+        let paid = reader.charge_after(12 * MIB);
+        let _ = reader.charge_after(4 * MIB);
         assert_eq!(reader.stall(), Some(Stall::Own));
         assert_eq!(Account::new(shared).stall(), Some(Stall::Others));
-        reader.release(12 * MIB);
+        reader.release(paid);
         assert_eq!(reader.stall(), None);
     }
 
@@ -324,10 +347,10 @@ mod tests {
         }
         let shared = Admission::new(MIB, MIB);
         let mut account = Account::new(shared.clone());
-        account.charge(MIB).unwrap();
+        let charge = account.charge(MIB).unwrap();
         let count = Arc::new(Count(AtomicU32::new(0)));
         shared.park(&Waker::from(count.clone()));
-        account.release(MIB);
+        account.release(charge);
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
     }
 }

@@ -189,9 +189,9 @@ impl Shared {
         !matches!(self.config.load().storage.backend, Backend::Memory { .. })
     }
 
-    /// The most that one value holds of the pool: longer ones stream.
-    pub(crate) fn window_bytes_max(&self) -> u64 {
-        (self.config.load().memory.pool_bytes / 4).max(1)
+    /// See [`Config::bytes_held`].
+    pub(crate) fn bytes_held(&self, len: u64) -> u64 {
+        self.config.load().bytes_held(len)
     }
 
     // ---- life

@@ -48,6 +48,15 @@ impl Config {
         }
     }
 
+    /// What a value of `len` bytes holds of the pool while it is written. On drives one that is longer than a quarter
+    /// of the pool streams, a window at a time; in memory mode a value lies in the pool as a whole.
+    pub(crate) fn bytes_held(&self, len: u64) -> u64 {
+        match self.storage.backend {
+            Backend::Memory { .. } => len,
+            Backend::Direct(_) | Backend::File(_) => len.min((self.memory.pool_bytes / 4).max(1)),
+        }
+    }
+
     /// Keys of `other` that differ from this, the running configuration, and need a restart.
     pub(crate) fn needs_restart(&self, other: &Config) -> Vec<String> {
         const RELOADED: [&str; 4] = [

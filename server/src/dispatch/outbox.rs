@@ -16,6 +16,7 @@ use memkv_telemetry::{Stage, Tier};
 use super::read::{Awaited, segment_of};
 use super::request::{EntryOf, Request};
 use super::{Connection, Purpose, State};
+use crate::admission::Charge;
 use std::rc::Rc;
 
 /// A part up to this size is small: it goes first.
@@ -43,7 +44,7 @@ pub(crate) struct Part {
     head: FrameHead,
     pub(crate) control: Vec<u8>,
     pub(crate) payload: Vec<u8>,
-    charged: u64,
+    charged: Charge,
 }
 
 /// A value that is sent slice by slice as it lies.
@@ -52,7 +53,7 @@ pub(crate) struct Bulk {
     /// Absent while its next window is awaited.
     lease: Option<ReadLease>,
     next: u64,
-    charged: u64,
+    charged: Charge,
 }
 
 /// What a front sends next.
@@ -74,10 +75,10 @@ enum Cut {
 }
 
 /// What to report once the last byte of a part was taken.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Sent {
     request: usize,
-    charged: u64,
+    charged: Charge,
     payload: u64,
 }
 
@@ -131,7 +132,7 @@ impl State {
         head: FrameHead,
         control: Vec<u8>,
         payload: Vec<u8>,
-        charged: u64,
+        charged: Charge,
     ) {
         let request = &mut self.requests[key];
         let head = head.with_request_id(request.id);
@@ -155,7 +156,7 @@ impl State {
     }
 
     /// Queues a value to be sent as it lies.
-    pub(crate) fn push_bulk(&mut self, entry: EntryOf, lease: ReadLease, charged: u64) {
+    pub(crate) fn push_bulk(&mut self, entry: EntryOf, lease: ReadLease, charged: Charge) {
         let request = &mut self.requests[entry.request];
         request.unsent += 1;
         request.open_values += 1;
@@ -363,8 +364,8 @@ impl Connection {
             request.timeline.bytes_out += len;
         }
         if is_last {
-            let charged = bulk.charged;
-            drop(bulk);
+            let Bulk { lease, charged, .. } = bulk;
+            drop(lease);
             state.account.release(charged);
             self.sent_part(&mut state, entry.request);
         } else {

@@ -221,8 +221,9 @@ impl Connection {
         request.unresolved -= 1;
         let len = lease.len();
         if len > COPIED_BYTES_MAX {
-            let charged = lease.window().end - lease.window().start;
-            state.account.charge_after(charged);
+            let charged = state
+                .account
+                .charge_after(lease.window().end - lease.window().start);
             state.push_bulk(entry, lease, charged);
             return;
         }
@@ -237,9 +238,10 @@ impl Connection {
         for piece in lease.pieces() {
             request.payload.extend_from_slice(piece);
         }
-        request.payload_charged += len;
         let full = request.payload.len() >= PART_BYTES;
-        state.account.charge_after(len);
+        request
+            .payload_charged
+            .join(state.account.charge_after(len));
         if full {
             self.flush(state, entry.request);
         }

@@ -13,6 +13,7 @@ use memkv_telemetry::clock::{self, Tick};
 use memkv_telemetry::{OpKind, OutcomeLabel, Stage, Tier, Timeline, Transport};
 
 use super::{Connection, Intake, Purpose, State, Thread};
+use crate::admission::Charge;
 use crate::shared::Shared;
 use crate::status::Failure;
 
@@ -68,7 +69,7 @@ pub(crate) struct Request {
     /// Read: the bytes of `segments`.
     pub(crate) payload: Vec<u8>,
     /// Value bytes charged for `payload`.
-    pub(crate) payload_charged: u64,
+    pub(crate) payload_charged: Charge,
     /// Read: keys that were not looked up yet.
     pub(crate) waiting: Option<super::read::Waiting>,
     /// Write, Delete, Exists: an outcome and a version per entry.
@@ -119,7 +120,7 @@ impl Request {
             namespace: 0,
             segments: Vec::new(),
             payload: Vec::new(),
-            payload_charged: 0,
+            payload_charged: Charge::default(),
             waiting: None,
             results: Vec::new(),
             retry_after_us: 0,
@@ -279,7 +280,7 @@ impl Connection {
             detail,
         };
         let head = memkv_proto::reply::encode_failed(&mut control, request.op, &blocks, &reply);
-        state.push_small(key, head, control, Vec::new(), 0);
+        state.push_small(key, head, control, Vec::new(), Charge::default());
     }
 
     fn exists(&self, mut request: Request, keys: &KeyEntries<'_>) {
@@ -443,7 +444,7 @@ impl Connection {
         control: Vec<u8>,
     ) {
         match head {
-            Ok(head) => state.push_small(key, head, control, Vec::new(), 0),
+            Ok(head) => state.push_small(key, head, control, Vec::new(), Charge::default()),
             Err(error) => {
                 tracing::error!(%error, "a reply can't be encoded");
                 self.fail(state, key, Failure::plain(ErrorCode::Internal), "");
@@ -478,7 +479,7 @@ impl Connection {
         let mut control = self.thread.buffers.take(0);
         let blocks = self.blocks(request);
         let head = memkv_proto::reply::encode_cancelled(&mut control, &blocks, answer);
-        state.push_small(key, head, control, Vec::new(), 0);
+        state.push_small(key, head, control, Vec::new(), Charge::default());
     }
 
     fn ping(&self, request: Request, echo: u64) {
@@ -514,6 +515,6 @@ impl Connection {
         let head = encode(&mut control, &self.blocks(&request));
         let mut state = self.state.borrow_mut();
         let key = state.requests.insert(request);
-        state.push_small(key, head, control, Vec::new(), 0);
+        state.push_small(key, head, control, Vec::new(), Charge::default());
     }
 }

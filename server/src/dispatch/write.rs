@@ -25,16 +25,17 @@ use memkv_telemetry::{Stage, Tier};
 
 use super::request::{Begun, EntryOf, Request};
 use super::{Connection, Purpose};
+use crate::admission::Charge;
 use crate::status::{Failure, RETRY_AFTER_US};
 
 /// Bytes per second that a drive writes at least: a window that takes longer is given up.
 const WRITTEN_PER_S_MIN: u64 = 16 << 20;
 
 /// One entry that is being committed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Committing {
     entry: EntryOf,
-    charged: u64,
+    charged: Charge,
 }
 
 /// One entry of a write, with its key in the intake's copy of the keys.
@@ -264,14 +265,12 @@ impl Intake {
         }
         let patience = self.connection.thread.shared.limits().admission_wait;
         let until = started.after(patience);
-        // A value that streams holds a window at a time, at most a quarter of the pool.
-        let charged = len.min(self.connection.thread.shared.window_bytes_max());
-        if !self.admit(charged, until).await {
+        let held = self.connection.thread.shared.bytes_held(len);
+        let Some(charged) = self.admit(held, until).await else {
             return self.skip(entry, Failure::busy(RETRY_AFTER_US), len);
-        }
+        };
         let admitted = clock::now();
         self.stamp(Stage::Admit, started, admitted);
-        let committing = Committing { entry, charged };
         match self.reserve(at, until).await {
             Ok(lease) => {
                 self.stamp(Stage::Lease, admitted, clock::now());
@@ -280,7 +279,7 @@ impl Intake {
                     lease,
                     at: 0,
                     digest,
-                    committing,
+                    committing: Committing { entry, charged },
                 };
             }
             Err(failure) => {
@@ -299,26 +298,26 @@ impl Intake {
     }
 
     /// Takes `bytes` of the connection's share, waiting until `until` for them.
-    async fn admit(&self, bytes: u64, until: Tick) -> bool {
+    async fn admit(&self, bytes: u64, until: Tick) -> Option<Charge> {
         let charge = || {
             self.connection
                 .state
                 .borrow_mut()
                 .account
                 .charge(bytes)
-                .is_ok()
+                .ok()
         };
-        if charge() {
-            return true;
+        if let Some(charged) = charge() {
+            return Some(charged);
         }
         let mut patience = std::pin::pin!(sleep_until(until));
         poll_fn(|cx| {
             // Parked before it tries, so that what is given back in between isn't missed.
             self.connection.thread.shared.admission().park(cx.waker());
-            if charge() {
-                return Poll::Ready(true);
+            if let Some(charged) = charge() {
+                return Poll::Ready(Some(charged));
             }
-            patience.as_mut().poll(cx).map(|()| false)
+            patience.as_mut().poll(cx).map(|()| None)
         })
         .await
     }
@@ -484,8 +483,8 @@ impl Intake {
         self.connection.resolve(entry, outcome, 0, Tier::None);
     }
 
-    fn release(&self, bytes: u64) {
-        self.connection.state.borrow_mut().account.release(bytes);
+    fn release(&self, charged: Charge) {
+        self.connection.state.borrow_mut().account.release(charged);
     }
 
     fn stamp(&self, stage: Stage, from: Tick, to: Tick) {
@@ -508,7 +507,8 @@ impl Drop for Intake {
         if state.closed {
             return;
         }
-        if let Current::Filling { committing, .. } = &self.current {
+        let current = std::mem::replace(&mut self.current, Current::Between);
+        if let Current::Filling { committing, .. } = current {
             state.account.release(committing.charged);
         }
         for (committing, ..) in self.deferred.take().into_iter().flatten() {
@@ -520,6 +520,7 @@ impl Drop for Intake {
 impl Connection {
     fn commit(self: &Rc<Self>, committing: Committing, lease: WriteLease, crc: u32) {
         let thread = &self.thread;
+        let entry = committing.entry;
         let purpose = Purpose::Commit(self.clone(), committing);
         let token = thread.pending.borrow_mut().open(purpose);
         let started = clock::now();
@@ -528,13 +529,10 @@ impl Connection {
             Ok(Step::Ready(committed)) => Ok(committed),
             Err(error) => Err(error),
         };
-        thread.pending.borrow_mut().close(token);
-        if let Some(request) = self
-            .state
-            .borrow_mut()
-            .requests
-            .get_mut(committing.entry.request)
-        {
+        let Some(Purpose::Commit(_, committing)) = thread.pending.borrow_mut().close(token) else {
+            return;
+        };
+        if let Some(request) = self.state.borrow_mut().requests.get_mut(entry.request) {
             request.timeline.stamp(Stage::Index, started, clock::now());
         }
         self.committed(committing, result, &IoTimes::default());

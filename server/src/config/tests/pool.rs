@@ -92,3 +92,16 @@ fn direct_mode_refuses_to_start_without_huge_pages_or_memlock() {
 
     "#]].assert_eq(&shown);
 }
+
+#[test]
+fn a_value_holds_a_window_of_the_pool_where_it_streams_and_all_of_itself_in_memory_mode() {
+    let pool = "memory: { block_size: 1 MiB, max_size: 64 MiB }\n";
+    let file = load(&small(pool), &Environment::default()).unwrap();
+    let yaml = format!(
+        "network: {{ address: 127.0.0.1:9900 }}\nrdma: {{ enabled: false }}\n\
+         storage: {{ mode: memory, max_size: 256 MiB }}\n{pool}"
+    );
+    let memory = load(&yaml, &Environment::default()).unwrap();
+    let held = [1, 16 << 20, 40 << 20].map(|len| (file.bytes_held(len), memory.bytes_held(len)));
+    assert_eq!(held, [(1, 1), (16 << 20, 16 << 20), (16 << 20, 40 << 20)]);
+}
