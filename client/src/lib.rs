@@ -16,7 +16,6 @@ mod async_client;
 mod blocking;
 mod call;
 pub mod config;
-mod crc;
 pub mod env;
 mod error;
 #[doc(hidden)]

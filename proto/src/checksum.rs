@@ -2,24 +2,27 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-/// An incremental CRC32C. Feed it pieces of at most 256 KiB right after they arrive, while they are in the cache.
-#[derive(Clone, Debug)]
-pub struct Crc32c(Digest);
+/// A CRC32C over bytes that arrive piece by piece: four bytes, so that each entry of a batch can have one. Feed it pieces
+/// of at most 2 MiB right after they arrive, while they are in the cache: 57 GB/s there against 34 GB/s from memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crc32c(u32);
 
 impl Crc32c {
     /// The checksum of nothing, which is 0.
     pub fn new() -> Self {
-        Crc32c(Digest::new(CrcAlgorithm::Crc32Iscsi))
+        Crc32c(u32::MAX)
     }
 
     /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, u64::from(self.0));
+        digest.update(bytes);
+        self.0 = digest.get_state() as u32;
     }
 
     /// The checksum of all bytes so far.
     pub fn finish(&self) -> u32 {
-        self.0.finalize() as u32
+        !self.0
     }
 }
 
@@ -47,5 +50,14 @@ mod tests {
         pieces.update(b"");
         pieces.update(b"56789");
         assert_eq!(pieces.finish(), 0xe306_9283);
+        assert_eq!(Crc32c::new().finish(), 0);
+    }
+
+    #[test]
+    fn pieces_give_what_the_whole_gives() {
+        let value: Vec<u8> = (0..100_000_u32).map(|n| (n * 31) as u8).collect();
+        let mut pieces = Crc32c::new();
+        value.chunks(777).for_each(|piece| pieces.update(piece));
+        assert_eq!(pieces.finish(), crc32c(&value));
     }
 }

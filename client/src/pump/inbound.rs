@@ -8,7 +8,8 @@ use std::io::{self, IoSliceMut, Read};
 
 use mio::net::TcpStream;
 
-use crate::crc::CHUNK_BYTES;
+/// Bytes read and then checksummed in one go, while they are in the cache.
+const CHUNK_BYTES: usize = 2 << 20;
 
 /// Bytes of the buffer: enough for the whole reply to a small read, or a batch of small ones, in one system call.
 const BUFFER_BYTES: usize = 32 * 1024;

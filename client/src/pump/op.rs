@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memkv_proto::blocks::TraceContext;
+use memkv_proto::checksum::{Crc32c, crc32c};
 use memkv_proto::op::{Attrs, Condition, ErrorCode, OpCode, Outcome, PutEntry, Segment};
 use memkv_proto::reply::{Failure, Outcomes, Pong, WriteResults};
 use memkv_proto::request::{encode_keys, encode_ping, encode_stat, encode_writes};
@@ -20,7 +21,6 @@ use memkv_proto::{EncodeError, FrameHead};
 use memkv_telemetry::Timeline;
 use memkv_telemetry::clock::Tick;
 
-use crate::crc::{Running, crc32c};
 use crate::error::OpError;
 use crate::pool::Load;
 
@@ -128,7 +128,7 @@ pub(crate) enum Receiving {
         meta: Meta,
         planned: u64,
         got: u64,
-        crc: Running,
+        crc: Crc32c,
     },
     /// Bytes are dropped: the destination is too small.
     Discard { meta: Meta, planned: u64, got: u64 },

@@ -27,7 +27,7 @@ pub(crate) fn value_of(seed: u64, len: usize) -> Vec<u8> {
 }
 
 pub(crate) fn crc_of(bytes: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+    crate::segment_log::bytes::crc_of(&[], &[bytes])
 }
 
 impl Client {

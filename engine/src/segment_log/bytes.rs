@@ -39,12 +39,7 @@ pub(crate) fn set(bytes: &mut [u8], at: usize, field: &[u8]) {
 /// CRC32C of some parts, begun with what makes them ours: a structure of another drive, or of
 /// an earlier life of its place, never has the right checksum.
 pub(crate) fn crc_of(seed: &[u8], parts: &[&[u8]]) -> u32 {
-    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    digest.update(seed);
-    for part in parts {
-        digest.update(part);
-    }
-    digest.finalize() as u32
+    crc_of_pieces(std::iter::once(seed).chain(parts.iter().copied()))
 }
 
 /// CRC32C of a value.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use memkv_proto::checksum::Crc32c;
 use memkv_proto::op::Segment;
 
 use super::{Dest, Meta, ReadEntry, Receiving, Sink};
-use crate::crc::Running;
 use crate::error::OpError;
 
 impl ReadEntry<'_> {
@@ -65,7 +65,7 @@ impl ReadEntry<'_> {
                 if *got < meta.len {
                     return false;
                 }
-                let have = crc.value();
+                let have = crc.finish();
                 self.result = Some(if have == meta.crc {
                     Ok(Some(*meta))
                 } else {
@@ -111,7 +111,7 @@ impl Dest<'_> {
                 meta,
                 planned,
                 got,
-                crc: Running::new(),
+                crc: Crc32c::new(),
             }
         } else {
             Receiving::Discard { meta, planned, got }
