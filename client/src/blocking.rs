@@ -294,11 +294,6 @@ impl<M: FrameMac> Client<M> {
         self.shared.meter.metrics()
     }
 
-    /// Whether transfers use RDMA: never in this build.
-    pub fn has_rdma(&self) -> bool {
-        false
-    }
-
     /// The transport in use, the one asked for, and why they differ.
     pub fn transport(&self) -> &TransportState {
         &self.shared.transport

@@ -156,13 +156,6 @@ wire_enum! {
     }
 }
 
-impl ErrorCode {
-    /// Whether the same request may succeed later, unchanged.
-    pub const fn is_retryable(self) -> bool {
-        matches!(self, ErrorCode::Busy | ErrorCode::Draining)
-    }
-}
-
 /// How one entry fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {

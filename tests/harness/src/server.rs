@@ -1,7 +1,7 @@
 //! A real server in this process, on ports that the kernel chooses.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use memkv_proto::session::AuthKey;
@@ -271,9 +271,4 @@ impl Drop for TestServer {
             self.end(Duration::from_secs(10));
         }
     }
-}
-
-/// A path that doesn't exist, for tests of what is missing.
-pub fn missing_path() -> PathBuf {
-    PathBuf::from("/nonexistent/memkv")
 }
