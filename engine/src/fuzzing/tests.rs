@@ -37,6 +37,7 @@ fn cut(name: &str, drive: &[u8], seeds: &mut Vec<Seed>) {
         panic!("{name} has no superblock");
     };
     let geometry = block.geometry;
+    let name = name.trim_start_matches("disk-v1/").replace('/', "_");
     let mut whole = Vec::new();
     let mut add = |target, at: usize, bytes: &[u8]| {
         seeds.push((target, format!("{name}_{at:x}"), bytes.to_vec()));
