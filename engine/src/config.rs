@@ -214,6 +214,15 @@ impl EngineConfig {
     }
 }
 
+/// Bytes that drives lock when they register a pool: each registers all of it with its own ring, and
+/// the buffers of its own. In memory mode there are no drives, and nothing is locked.
+pub fn locked_bytes(pool_bytes: u64, drives: usize) -> u64 {
+    use crate::segment_log::{BUFFER_BYTES, BUFFERS};
+    pool_bytes
+        .saturating_add((BUFFERS * BUFFER_BYTES) as u64)
+        .saturating_mul(drives as u64)
+}
+
 /// Why a configuration can't work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {

@@ -13,7 +13,7 @@ use memkv_settings::{
     Value, effective_of, load_all,
 };
 
-use super::raw::{RawConfig, RawLimits, RawLogging, RawRdma, RdmaMode};
+use super::raw::{RawConfig, RawLimits, RawLogging, RawRdma, RdmaMode, StorageMode};
 use super::{Config, Facts, Limits, Logging, Rdma};
 use crate::env;
 #[cfg(test)]
@@ -64,7 +64,11 @@ pub(super) fn check(
     let storage_mode = storage.mode.value;
     let trace = env::slab_double_free_trace(environment);
     let network = checker.network(network);
-    let memory = checker.memory(memory, storage_mode, trace);
+    let drives = match storage_mode {
+        StorageMode::Memory => 0,
+        StorageMode::Direct | StorageMode::File => storage.drives.len(),
+    };
+    let memory = checker.memory(memory, (storage_mode, drives), trace);
     let rdma = checker.rdma(rdma);
     let storage = checker.storage(storage);
     let limits = checker.limits(limits, memory.pool_bytes);

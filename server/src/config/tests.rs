@@ -105,7 +105,7 @@ fn the_development_config_needs_nothing() {
     assert!(drives.iter().all(|drive| drive.media.starts_with("data")));
     expect![[r#"
         memory.max_size is 256 MiB, but only 0 B are free in huge pages; reserve them with: sysctl vm.nr_hugepages=128; using plain pages
-        memory.max_size is 256 MiB, but this process may lock only 8 MiB; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK; using unregistered buffers"#]].assert_eq(&config.warnings().join("\n"));
+        memory.max_size is 256 MiB, which each drive locks with its own buffers (268 MiB for 1), but this process may lock only 8 MiB; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK; using unregistered buffers"#]].assert_eq(&config.warnings().join("\n"));
 }
 
 #[test]

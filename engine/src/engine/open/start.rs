@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::restore::count_live;
 use super::{Drives, Found, Shared, Tables};
-use crate::config::Mode;
+use crate::config::{Mode, locked_bytes};
 use crate::drive::inbox::{Inbox, Wake};
 use crate::drive::media::Media;
 use crate::drive::thread::{DriveHandle, DriveThread};
@@ -104,10 +104,10 @@ pub(super) fn start(
         drives.stop();
         // Nothing was written yet but superblocks.
         let _ = drives.join(REFUSED_STOP_MAX);
-        let pool_bytes = shared.tables.pool.capacity_bytes() + BUFFERS * BUFFER_BYTES;
+        let pool_bytes = shared.tables.pool.capacity_bytes() as u64;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
         return Err(OpenError::Memlock {
-            bytes: (pool_bytes * count) as u64,
+            bytes: locked_bytes(pool_bytes, count),
             drives: count,
             limit: limit.unwrap_or(u64::MAX),
             source,

@@ -10,7 +10,7 @@ impl Checker<'_> {
     pub(super) fn memory(
         &mut self,
         raw: RawMemory,
-        mode: StorageMode,
+        (mode, drives): (StorageMode, usize),
         double_free_trace: bool,
     ) -> Memory {
         let RawMemory {
@@ -38,7 +38,12 @@ impl Checker<'_> {
                     ByteSize(block_bytes.saturating_mul(4)),
                 ));
             } else {
-                huge_pages = self.pages(pool_bytes, mode, hugepages.value);
+                huge_pages = self.pages(PoolRequest {
+                    pool_bytes,
+                    mode,
+                    drives,
+                    hugepages: hugepages.value,
+                });
             }
         }
         if double_free_trace {
@@ -54,16 +59,11 @@ impl Checker<'_> {
         }
     }
 
-    fn pages(&mut self, pool_bytes: u64, mode: StorageMode, wanted: HugepageMode) -> bool {
-        let request = PoolRequest {
-            pool_bytes,
-            mode,
-            hugepages: wanted,
-        };
+    fn pages(&mut self, request: PoolRequest) -> bool {
         match judge_pool(request, self.facts) {
             Ok(verdict) => {
                 self.warnings.extend(verdict.findings);
-                if wanted == HugepageMode::Auto {
+                if request.hugepages == HugepageMode::Auto {
                     let pages = if verdict.huge_pages {
                         "auto: huge"
                     } else {
@@ -92,6 +92,8 @@ impl Checker<'_> {
 pub(in crate::config) struct PoolRequest {
     pub(in crate::config) pool_bytes: u64,
     pub(in crate::config) mode: StorageMode,
+    /// How many register it.
+    pub(in crate::config) drives: usize,
     pub(in crate::config) hugepages: HugepageMode,
 }
 
@@ -113,6 +115,7 @@ pub(in crate::config) fn judge_pool(
     let PoolRequest {
         pool_bytes,
         mode,
+        drives,
         hugepages,
     } = request;
     let pool = ByteSize(pool_bytes);
@@ -145,10 +148,13 @@ pub(in crate::config) fn judge_pool(
             false
         }
     };
-    if let Some(limit) = facts.memlock_bytes.filter(|limit| *limit < pool_bytes) {
+    let locked = memkv_engine::locked_bytes(pool_bytes, drives);
+    if let Some(limit) = facts.memlock_bytes.filter(|limit| *limit < locked) {
         let short = format!(
-            "memory.max_size is {pool}, but this process may lock only {}; raise it with LimitMEMLOCK=infinity (systemd), \
-             ulimit -l unlimited, or CAP_IPC_LOCK",
+            "memory.max_size is {pool}, which each drive locks with its own buffers ({} for {drives}), but \
+             this process may lock only {}; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or \
+             CAP_IPC_LOCK",
+            ByteSize(locked),
             ByteSize(limit)
         );
         if direct {

@@ -30,6 +30,7 @@ fn direct_mode_refuses_to_start_without_huge_pages_or_memlock() {
         let request = PoolRequest {
             pool_bytes: 8 << 30,
             mode,
+            drives: if mode == StorageMode::Memory { 0 } else { 2 },
             hugepages,
         };
         let facts = Facts {
@@ -60,13 +61,21 @@ fn direct_mode_refuses_to_start_without_huge_pages_or_memlock() {
         ),
         ("direct off", verdict(Direct, Off, enough, None)),
         (
+            "direct auto, memlock for one drive",
+            verdict(Direct, Auto, enough, Some(enough + (12 << 20))),
+        ),
+        (
+            "direct auto, memlock for both",
+            verdict(Direct, Auto, enough, Some(2 * (enough + (12 << 20)))),
+        ),
+        (
             "file auto, short of both",
             verdict(File, Auto, 0, Some(8 << 20)),
         ),
         ("file required, short", verdict(File, Required, 0, None)),
         (
-            "memory auto, enough",
-            verdict(Memory, Auto, enough, Some(enough)),
+            "memory auto, nothing to lock",
+            verdict(Memory, Auto, enough, Some(8 << 20)),
         ),
     ];
     let shown: String = cases
@@ -80,15 +89,19 @@ fn direct_mode_refuses_to_start_without_huge_pages_or_memlock() {
         memory.max_size is 8 GiB, but only 8190 MiB are free in huge pages; reserve them with: sysctl vm.nr_hugepages=4096, lower memory.max_size, or set memory.hugepages to off
         direct auto, short of both: refused
         memory.max_size is 8 GiB, but only 0 B are free in huge pages; reserve them with: sysctl vm.nr_hugepages=4096, lower memory.max_size, or set memory.hugepages to off
-        memory.max_size is 8 GiB, but this process may lock only 8 MiB; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK
+        memory.max_size is 8 GiB, which each drive locks with its own buffers (16408 MiB for 2), but this process may lock only 8 MiB; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK
         direct off: plain
+
+        direct auto, memlock for one drive: refused
+        memory.max_size is 8 GiB, which each drive locks with its own buffers (16408 MiB for 2), but this process may lock only 8204 MiB; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK
+        direct auto, memlock for both: huge
 
         file auto, short of both: plain
         memory.max_size is 8 GiB, but only 0 B are free in huge pages; reserve them with: sysctl vm.nr_hugepages=4096; using plain pages
-        memory.max_size is 8 GiB, but this process may lock only 8 MiB; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK; using unregistered buffers
+        memory.max_size is 8 GiB, which each drive locks with its own buffers (16408 MiB for 2), but this process may lock only 8 MiB; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or CAP_IPC_LOCK; using unregistered buffers
         file required, short: refused
         memory.max_size is 8 GiB, but only 0 B are free in huge pages; reserve them with: sysctl vm.nr_hugepages=4096, or set memory.hugepages to auto
-        memory auto, enough: huge
+        memory auto, nothing to lock: huge
 
     "#]].assert_eq(&shown);
 }
