@@ -1,7 +1,7 @@
 //! One drive's log: `step(event) → effects`, with no thread, clock, randomness or system call
 //! inside. It owns what a drive is made of and borrows the engine's [`Tables`](crate::engine::Tables)
-//! for a step; whatever else it does is in its [`Effects`], apart from counters and log lines, which
-//! nobody reads back. The drive's thread feeds it and carries its effects out, or a simulator does.
+//! for a step; whatever else it does is in its [`Effects`], what is to be counted or logged too. The
+//! drive's thread feeds it and carries its effects out, or a simulator does.
 //!
 //! A key's changes happen one after another on its drive. A put's data is written first, an
 //! extent's journal row after it, the index entry last; only then the put is acknowledged.
@@ -36,8 +36,8 @@ use crate::slab::{ReadMemory, SlabPool};
 use checkpoint::Tombstone;
 use commit::{Frame, JournalState};
 pub(crate) use event::{
-    Answer, Body, Context, DeleteWork, Effects, Event, MemoryWait, PartRead, PutWork, ReadWork,
-    Reply, ReplyTo, Work,
+    Answer, Body, Context, DeleteWork, Effects, Event, MemoryWait, Note, PartRead, PutWork,
+    ReadWork, Reply, ReplyTo, Work,
 };
 use maintain::CheckpointRun;
 use read::ReadJob;

@@ -245,6 +245,8 @@ impl World {
 
 /// What a step wanted done, without addresses.
 fn describe(drive: u8, effects: &Effects, trace: &mut Vec<String>) {
+    let notes = effects.notes.iter();
+    trace.extend(notes.map(|note| format!("{drive} {note:?}")));
     for io in &effects.ios {
         trace.push(match io {
             Io::Read { id, offset, target } => {

@@ -112,6 +112,9 @@ impl Shared {
     /// Does what a step of a drive's log wants done, apart from I/O, which is its backend's.
     /// Returns why the drive is lost, if it just was.
     pub(crate) fn carry_out(&self, drive: u8, effects: &mut Effects) -> Option<String> {
+        for note in effects.notes.drain(..) {
+            note.tell(drive, &self.tables);
+        }
         for answer in effects.answers.drain(..) {
             answer.deliver();
         }

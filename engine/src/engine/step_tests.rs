@@ -194,5 +194,8 @@ fn same_seed_gives_the_same_effects_and_another_one_others() {
         "the runs differ at effect {same}"
     );
     assert!(first.len() > 5000, "{} effects", first.len());
+    // What would be counted is among them, and is counted by whoever carries them out.
+    let evicted = |effect: &&String| effect.contains("Evicted {");
+    assert!(first.iter().filter(evicted).count() > 0);
     assert_ne!(first, Callers::new(2).run(2500).trace);
 }

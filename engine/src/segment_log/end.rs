@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::commit::Ticket;
-use super::{Answer, Context, DriveLog, Purpose, Reply, Times, Work};
+use super::{Answer, Context, DriveLog, Note, Purpose, Reply, Times, Work};
 use crate::api::{CompletionResult, IoTimes};
 use crate::clock::Tick;
 use crate::error::{DeleteError, GetError, PutError};
@@ -14,12 +14,10 @@ impl DriveLog {
     pub(super) fn media_error(&mut self, context: &mut Context<'_>, why: &io::Error) {
         self.superblock.media_errors += 1;
         self.superblock.last_error_ms = context.unix_ms;
-        tracing::warn!(
-            drive = self.config.drive,
-            errors = self.superblock.media_errors,
-            error = %why,
-            "drive i/o failed"
-        );
+        context.effects.notes.push(Note::IoFailed {
+            errors: self.superblock.media_errors,
+            why: why.to_string(),
+        });
         if self.superblock.media_errors >= self.config.flap_threshold.into() {
             self.fail(
                 context,
@@ -36,7 +34,8 @@ impl DriveLog {
         if self.down {
             return;
         }
-        tracing::error!(drive = self.config.drive, why, "drive is taken out");
+        let note = Note::TakenOut { why: why.clone() };
+        context.effects.notes.push(note);
         self.down = true;
         self.superblock.blacklisted = self.config.blacklist;
         context.effects.down = Some(why);
@@ -48,7 +47,8 @@ impl DriveLog {
         if !self.down {
             // A log that has finished ends with its thread: nothing is lost.
             if !self.finished() {
-                tracing::error!(drive = self.config.drive, why, "drive is lost");
+                let note = Note::Lost { why: why.clone() };
+                context.effects.notes.push(note);
             }
             self.down = true;
             context.effects.down = Some(why.clone());

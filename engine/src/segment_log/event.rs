@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use memkv_telemetry::{CrcSource, EvictionReason};
+
 use crate::api::{Class, Completion, CompletionResult, IoTimes, Token};
 use crate::clock::Tick;
 use crate::drive::{Io, IoDone};
@@ -140,6 +142,66 @@ pub(crate) struct MemoryWait {
     pub(crate) token: u64,
 }
 
+/// Something that is to be counted or logged.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    IoFailed {
+        errors: u64,
+        why: String,
+    },
+    TakenOut {
+        why: String,
+    },
+    Lost {
+        why: String,
+    },
+    CheckpointTooLong {
+        area: u64,
+    },
+    CheckpointFailed {
+        why: String,
+    },
+    /// Entries of a segment that was reclaimed, and the bytes of them that nobody read.
+    Evicted {
+        count: u64,
+        never_read: u64,
+    },
+    /// What of it, and whether the value left the index with it.
+    Corrupt {
+        what: &'static str,
+        purged: bool,
+    },
+}
+
+impl Note {
+    /// Tells the operator of it.
+    pub(crate) fn tell(self, drive: u8, tables: &Tables) {
+        match self {
+            Self::IoFailed { errors, why } => {
+                tracing::warn!(drive, errors, error = why, "drive i/o failed");
+            }
+            Self::TakenOut { why } => tracing::error!(drive, why, "drive is taken out"),
+            Self::Lost { why } => tracing::error!(drive, why, "drive is lost"),
+            Self::CheckpointTooLong { area } => {
+                tracing::error!(drive, area, "the checkpoint doesn't fit");
+            }
+            Self::CheckpointFailed { why } => {
+                tracing::warn!(drive, error = why, "checkpoint write failed");
+            }
+            Self::Evicted { count, never_read } => tables.count_evictions(count, never_read),
+            Self::Corrupt { what, purged } => {
+                let metrics = &tables.metrics;
+                metrics.crc_mismatch(CrcSource::Read);
+                tracing::error!(drive, what, "a value is corrupt; purged");
+                if purged {
+                    // Somebody was reading it, so its bytes aren't unread ones.
+                    metrics.evicted(EvictionReason::Corrupt, 1, 0);
+                }
+            }
+        }
+    }
+}
+
 /// What a log wants done: all that a step does outside the log itself and [`Tables`].
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
@@ -150,6 +212,7 @@ pub(crate) struct Effects {
     pub(crate) waits: Vec<MemoryWait>,
     /// The member generation that the superblock has now.
     pub(crate) recorded: Option<u64>,
+    pub(crate) notes: Vec<Note>,
     /// The drive failed and must not be used any more.
     pub(crate) down: Option<String>,
 }

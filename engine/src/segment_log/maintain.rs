@@ -4,7 +4,7 @@ use super::checkpoint::{CHUNK, CheckpointHead, encode_chunk, encode_entry, encod
 use super::journal::{Row, RowOp};
 use super::segment::State;
 use super::superblock::CheckpointPointer;
-use super::{Context, DriveLog, Purpose};
+use super::{Context, DriveLog, Note, Purpose};
 use crate::drive::IoDone;
 use crate::index::{Cursor, Entry};
 
@@ -90,7 +90,8 @@ impl DriveLog {
             .index
             .reclaim_segment(self.config.drive, segment);
         let (count, never_read) = self.segments.clear(segment);
-        context.tables.count_evictions(count, never_read);
+        let note = Note::Evicted { count, never_read };
+        context.effects.notes.push(note);
         self.segments.release(segment);
     }
 
@@ -168,11 +169,8 @@ impl DriveLog {
             );
             let area = self.segments.geometry.checkpoint_bytes;
             if run.written + chunk.len() as u64 > area {
-                tracing::error!(
-                    drive = self.config.drive,
-                    area,
-                    "the checkpoint doesn't fit"
-                );
+                let note = Note::CheckpointTooLong { area };
+                context.effects.notes.push(note);
                 self.checkpoint = None;
                 self.closed = self.closed || run.last;
                 return;
@@ -304,7 +302,8 @@ impl DriveLog {
             return;
         };
         if let Err(why) = done.result {
-            tracing::warn!(drive = self.config.drive, error = %why, "checkpoint write failed");
+            let why = why.to_string();
+            context.effects.notes.push(Note::CheckpointFailed { why });
             run.failed = true;
         }
         if run.failed {

@@ -2,19 +2,19 @@
 
 use std::io;
 
-use memkv_telemetry::{CrcSource, EvictionReason};
-
 use super::bytes::{PAGE, crc_of_pieces, page_up};
 use super::record::{self, Header};
 use super::segment::{Extent, HINT, KIND_EXTENT};
-use super::{Answer, Context, DriveLog, MemoryWait, PartRead, Purpose, ReadWork, Reply, Times};
+use super::{
+    Answer, Context, DriveLog, MemoryWait, Note, PartRead, Purpose, ReadWork, Reply, Times,
+};
 use crate::api::{CompletionResult, Tier};
 use crate::cache::CacheKey;
 use crate::config::Verify;
 use crate::drive::{Io, IoBuffer, IoDone, IoId};
 use crate::entry::Meta;
 use crate::error::GetError;
-use crate::index::{If, KeyHash, Location};
+use crate::index::{Change, If, KeyHash, Location};
 use crate::lease::ReadLease;
 use crate::slab::{Grant, ReadMemory, WriteMemory};
 
@@ -213,28 +213,21 @@ impl DriveLog {
             Found::Miss => self.end_read(context, job, |_| Ok(None)),
             Found::Corrupt(what) => {
                 self.counts.corruptions += 1;
-                context.tables.metrics.crc_mismatch(CrcSource::Read);
-                tracing::error!(
-                    drive = self.config.drive,
-                    what,
-                    "a value is corrupt; purged"
-                );
                 let part = self.reads[job]
                     .extent
                     .as_ref()
                     .is_some_and(|e| e.part.is_some());
-                if part {
-                    // The whole value goes, when its reader hears of it.
-                } else if let crate::index::Change::Done(Some(_)) =
-                    context.tables.index.remove(hash, If::At(location))
-                {
+                // Of a striped value the whole goes, when its reader hears of it.
+                let purged = !part
+                    && matches!(
+                        context.tables.index.remove(hash, If::At(location)),
+                        Change::Done(Some(_))
+                    );
+                if purged {
                     self.segments.add_dead(&location);
-                    // Somebody is reading it, so its bytes aren't unread ones.
-                    context
-                        .tables
-                        .metrics
-                        .evicted(EvictionReason::Corrupt, 1, 0);
                 }
+                let note = Note::Corrupt { what, purged };
+                context.effects.notes.push(note);
                 self.end_read(context, job, |drive| Err(GetError::Corrupt { drive, what }));
             }
             Found::Value(memory, meta) => {
