@@ -53,7 +53,8 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
             number(up).min(BYTES_MAX) as usize,
             number(down).min(BYTES_MAX) as usize,
         );
-        buffer.resize(up.max(down).max(buffer.len()), 0x5a);
+        // At least the one byte that ends an exchange of nothing.
+        buffer.resize(up.max(down).max(buffer.len()).max(1), 0x5a);
         stream.read_exact(&mut buffer[..up])?;
         stream.write_all(&buffer[..down.max(1)])?;
     }
@@ -88,6 +89,7 @@ mod tests {
     fn bytes_go_both_ways() {
         let floor = Floor::start().unwrap();
         let mut exchange = floor.connect().unwrap();
+        exchange.run(&[], &mut []).unwrap();
         let mut down = vec![0; 100_000];
         exchange.run(&[1; 70_000], &mut down).unwrap();
         exchange.run(&[1; 10], &mut []).unwrap();
