@@ -27,11 +27,19 @@ pub(crate) struct Connection {
     pub(crate) namespace: u32,
 }
 
+/// A hundred years of 365 days: what waits longer is meant to wait for ever, and times of the wire don't overflow.
+const SECONDS_MAX: f64 = 3_153_600_000.0;
+
 /// Reads a positive number of seconds, such as `0.5`.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+    let seconds = text.parse::<f64>().ok();
+    let seconds = seconds.filter(|seconds| *seconds <= SECONDS_MAX);
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    duration.ok_or_else(|| "give a number of seconds above 0, such as 30 or 0.5".to_owned())
+    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| {
+        format!(
+            "give a number of seconds above 0 and at most {SECONDS_MAX} (100 years), such as 30 or 0.5"
+        )
+    })
 }
 
 impl Connection {
@@ -113,8 +121,26 @@ mod tests {
     #[test]
     fn a_timeout_is_a_positive_number_of_seconds() {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
-        for wrong in ["0", "-1", "x", "", "inf", "NaN", "1e300"] {
-            assert!(seconds(wrong).is_err(), "{wrong:?}");
+        assert_eq!(
+            seconds("3153600000"),
+            Ok(Duration::from_secs(3_153_600_000))
+        );
+        let wrong = [
+            "0",
+            "-1",
+            "x",
+            "",
+            "inf",
+            "NaN",
+            "1e300",
+            "1e-300",
+            "3153600001",
+            "1e19",
+            "1e20",
+        ];
+        for wrong in wrong {
+            let text = seconds(wrong).unwrap_err();
+            assert!(text.contains("above 0 and at most 3153600000 "), "{text}");
         }
     }
 }
