@@ -1,17 +1,16 @@
 //! `memkv get`: reads one value.
 
-use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::Args;
 use serde_json::json;
 
 use crate::chart;
 use crate::connection::{Connection, failed};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::out;
+use crate::{files, out};
 
 /// Read the value of a key
 #[derive(Debug, Args)]
@@ -24,7 +23,7 @@ Exit codes: 0 read, 1 failed on the server or damaged, 4 no server, 5 the key is
 pub(crate) struct Get {
     /// The key
     key: String,
-    /// Write the value to this file instead of stdout
+    /// Write the value to this file instead of stdout, which - is too; devices and FIFOs are written into
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Print version and attributes as JSON on stdout; the value goes to --output
@@ -36,6 +35,15 @@ pub(crate) struct Get {
 
 impl Get {
     pub(crate) fn run(self) -> Outcome {
+        // Both on stdout could not be told apart.
+        let output = self
+            .output
+            .as_deref()
+            .filter(|path| *path != Path::new("-"));
+        if self.json && output.is_none() {
+            let text = "--json prints on stdout, where --output - puts the value too; give --output a file";
+            return Err(Failure::new(Exit::Usage, anyhow!(text)));
+        }
         let client = self.connection.client()?;
         let options = self.connection.options();
         let found = client.with(&options).get_value(self.key.as_bytes());
@@ -46,8 +54,8 @@ impl Get {
                 anyhow!("get {}: the key isn't there", self.key),
             ));
         };
-        match &self.output {
-            Some(path) => write_whole(path, &value.bytes)?,
+        match output {
+            Some(path) => files::write(path, &value.bytes)?,
             None => print(&value.bytes)?,
         }
         if self.json {
@@ -58,7 +66,7 @@ impl Get {
                 "class": attrs.class.name(),
             });
             out::print(&format!("{row}\n"))?;
-        } else if let Some(path) = &self.output {
+        } else if let Some(path) = output {
             let (shown, version) = (chart::bytes(value.bytes.len() as u64), value.version);
             out::tell(format_args!(
                 "read {}: {shown}, version {version}, into {}",
@@ -80,37 +88,4 @@ fn print(value: &[u8]) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Usage, anyhow!(text)));
     }
     Ok(out::print_bytes(value)?)
-}
-
-/// Writes a file that appears whole or not at all: beside its place first, then renamed.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let part = path.with_file_name(name);
-    let written = fs::File::create(&part)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&part, path));
-    if written.is_err() {
-        // It may not even have been made.
-        let _ = fs::remove_file(&part);
-    }
-    Ok(written.with_context(|| format!("write {}", path.display()))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
-        let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("there");
-        write_whole(&target, b"old").unwrap();
-        write_whole(&target, b"new").unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"new");
-        let taken = directory.path().join("taken");
-        fs::create_dir(&taken).unwrap();
-        assert!(write_whole(&taken, b"value").is_err());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
-    }
 }

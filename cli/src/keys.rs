@@ -64,10 +64,10 @@ impl Tally {
         }
     }
 
-    /// Counts a key that failed before it got to the client.
-    pub(crate) fn add_failed(&mut self) {
+    /// Counts a key that failed before it got to the client, or after.
+    pub(crate) fn add_failed(&mut self, exit: Exit) {
         self.failed += 1;
-        self.first.get_or_insert(Exit::Failed);
+        self.first.get_or_insert(exit);
     }
 
     /// What it comes to: a failure outweighs a miss; when everything failed, the first failure says why.

@@ -20,6 +20,7 @@ mod doc;
 mod documented;
 mod exists;
 mod exit;
+mod files;
 mod get;
 mod keys;
 mod out;

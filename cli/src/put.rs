@@ -1,19 +1,16 @@
 //! `memkv put`: stores one value.
 
-use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use clap::Args;
 use memkv_client::{Attrs, Class, Condition};
 use serde_json::json;
 
 use crate::chart;
 use crate::connection::{Connection, failed, seconds};
-use crate::exit::{Exit, Failure, Outcome};
-use crate::out;
+use crate::exit::{Exit, Outcome};
+use crate::{files, out};
 
 /// Store a file, or stdin, under a key
 #[derive(Debug, Args)]
@@ -51,7 +48,11 @@ pub(crate) struct Put {
 
 impl Put {
     pub(crate) fn run(self) -> Outcome {
-        let value = read(&self.file)?;
+        let value = if self.file == Path::new("-") {
+            files::read_stdin()?
+        } else {
+            files::read(&self.file)?
+        };
         let client = self.connection.client()?;
         let condition = match (self.if_absent, self.if_version) {
             (true, _) => Condition::IfAbsent,
@@ -96,19 +97,4 @@ impl Put {
             ..Attrs::default()
         }
     }
-}
-
-/// The bytes of a file, or of stdin where it is `-`.
-pub(crate) fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    let bytes = if file == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .lock()
-            .read_to_end(&mut bytes)
-            .map(|_| bytes)
-            .context("read stdin")
-    } else {
-        fs::read(file).with_context(|| format!("read {}", file.display()))
-    };
-    Ok(bytes?)
 }

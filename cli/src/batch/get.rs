@@ -1,7 +1,7 @@
 //! `memkv batch get`: reads many values, into a directory or as JSON Lines.
 
-use std::fs;
-use std::io::{self, BufRead};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{CALL_ENTRIES, Progress};
 use crate::connection::{Connection, in_one_line};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::get::write_whole;
+use crate::files::{self, Lines};
 use crate::{base64, out};
 
 /// Read many keys, into a directory or as JSON Lines
@@ -88,7 +88,7 @@ impl Get {
                 .and_then(Option::as_ref)
                 .map_or(0, |value| value.bytes.len() as u64);
             match &self.directory {
-                Some(directory) => save(directory, key, result, progress)?,
+                Some(directory) => save(directory, key, result, progress),
                 None => {
                     progress.tally.add(&result);
                     let row = row(key, &result);
@@ -100,14 +100,19 @@ impl Get {
     }
 }
 
+/// Far longer than a key can be, so that a long one is refused by its bound like any other.
+const KEY_LINE_BYTES_MAX: u64 = 1 << 20;
+
 fn lines(file: &Path) -> Result<Vec<String>, Failure> {
-    let lines = if file == Path::new("-") {
-        io::stdin().lock().lines().collect::<io::Result<Vec<_>>>()
+    let from: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(io::stdin().lock())
     } else {
-        fs::read_to_string(file).map(|text| text.lines().map(str::to_owned).collect())
+        let opened = File::open(file).with_context(|| format!("read {}", file.display()))?;
+        Box::new(BufReader::new(opened))
     };
-    let lines = lines.with_context(|| format!("read {}", file.display()))?;
-    Ok(lines.into_iter().filter(|line| !line.is_empty()).collect())
+    let mut lines = Lines::new(from, file, KEY_LINE_BYTES_MAX).collect::<Result<Vec<_>, _>>()?;
+    lines.retain(|line| !line.is_empty());
+    Ok(lines)
 }
 
 fn row(key: &str, result: &Result<Option<Value>, OpError>) -> serde_json::Value {
@@ -132,32 +137,40 @@ fn save(
     key: &str,
     result: Result<Option<Value>, OpError>,
     progress: &mut Progress,
-) -> Result<(), Failure> {
+) {
     let Some(path) = place(directory, key) else {
-        progress.tally.add_failed();
+        progress.tally.add_failed(Exit::Failed);
         let text = "isn't a path inside a directory; read it with memkv get -o";
         progress
             .bar
             .suspend(|| out::tell(format_args!("memkv: {key}: the key {text}")));
-        return Ok(());
+        return;
+    };
+    let why = match &result {
+        Ok(Some(value)) => match write_below(directory, &path, &value.bytes) {
+            Ok(()) => None,
+            // One name that can't be written is no reason to give up on the others.
+            Err(error) => {
+                progress.tally.add_failed(Exit::Failed);
+                let tell = || out::tell(format_args!("memkv: {key}: {error:#}"));
+                return progress.bar.suspend(tell);
+            }
+        },
+        Ok(None) => Some("not there".to_owned()),
+        Err(error) => Some(in_one_line(error)),
     };
     progress.tally.add(&result);
-    match result {
-        Ok(Some(value)) => {
-            let parent = path.parent().unwrap_or(directory);
-            fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
-            write_whole(&path, &value.bytes)?;
-        }
-        Ok(None) => progress
+    if let Some(why) = why {
+        progress
             .bar
-            .suspend(|| out::tell(format_args!("memkv: {key}: not there"))),
-        Err(error) => {
-            progress
-                .bar
-                .suspend(|| out::tell(format_args!("memkv: {key}: {}", in_one_line(&error))));
-        }
+            .suspend(|| out::tell(format_args!("memkv: {key}: {why}")));
     }
-    Ok(())
+}
+
+fn write_below(directory: &Path, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let parent = path.parent().unwrap_or(directory);
+    fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+    files::write(path, bytes)
 }
 
 /// Where a key's file goes; `None` where it would leave the directory.
@@ -172,6 +185,8 @@ fn place(directory: &Path, key: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use memkv_client::Attrs;
+
     use super::*;
 
     #[test]
@@ -193,5 +208,23 @@ mod tests {
         ] {
             assert_eq!(place(directory, key), None, "{key:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_fails_its_entry_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut progress = Progress::new(None);
+        for key in ["p/a", "p/a/deeper", "p/b"] {
+            let value = Value {
+                bytes: key.as_bytes().to_vec(),
+                version: 1,
+                attrs: Attrs::default(),
+            };
+            save(directory.path(), key, Ok(Some(value)), &mut progress);
+        }
+        let tally = progress.tally;
+        assert_eq!((tally.done, tally.failed), (2, 1));
+        assert_eq!(tally.exit(), Exit::Partial);
+        assert_eq!(fs::read(directory.path().join("p/b")).unwrap(), b"p/b");
     }
 }

@@ -7,18 +7,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use memkv_client::{Client, OpError};
+use memkv_proto::limits::VALUE_BYTES_MAX;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{CALL_BYTES, CALL_ENTRIES, Progress};
 use crate::connection::{Connection, in_one_line};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::files::{self, Lines};
 use crate::{base64, out};
 
 /// Store the files of a directory, or JSON Lines
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A directory's files are stored under their paths in it. A line of JSON names a key and one of
+    after_help = "A directory's files are stored under their paths in it; links in it are counted and skipped. A line of JSON names a key and one of
   {\"key\": \"a\", \"value\": \"text\"}      {\"key\": \"b\", \"base64\": \"AAEC\"}      {\"key\": \"c\", \"file\": \"c.bin\"}
 
 Examples:
@@ -51,30 +53,37 @@ struct Row {
 }
 
 impl Row {
-    fn bytes(self) -> anyhow::Result<Vec<u8>> {
+    fn bytes(self) -> Result<Vec<u8>, Failure> {
         match (self.value, self.base64, self.file) {
             (Some(text), None, None) => Ok(text.into_bytes()),
-            (None, Some(text), None) => base64::decode(&text).context("base64 isn't valid base64"),
-            (None, None, Some(file)) => {
-                fs::read(&file).with_context(|| format!("read {}", file.display()))
+            (None, Some(text), None) => {
+                Ok(base64::decode(&text).context("base64 isn't valid base64")?)
             }
-            _ => Err(anyhow!("give exactly one of value, base64 and file")),
+            (None, None, Some(file)) => files::read(&file),
+            _ => Err(anyhow!("give exactly one of value, base64 and file").into()),
         }
     }
 }
 
 /// An entry that is to be stored, or why it can't be.
-type Item = (String, anyhow::Result<Vec<u8>>);
+type Item = (String, Result<Vec<u8>, Failure>);
+
+/// A line holds the longest value as base64, and a key.
+const LINE_BYTES_MAX: u64 = VALUE_BYTES_MAX / 3 * 4 + (64 << 10);
 
 impl Put {
     pub(crate) fn run(self) -> Outcome {
         let client = self.connection.client()?;
         if self.source.is_dir() {
-            let mut files = Vec::new();
-            walk(&self.source, &mut files)?;
-            let total = files.len() as u64;
-            let items = files.into_iter().map(|file| self.file(&file));
-            return self.store(&client, items, Some(total));
+            let mut found = Found::default();
+            walk(&self.source, &mut found)?;
+            let total = found.files.len() as u64;
+            let items = found.files.iter().map(|file| self.file(file));
+            let outcome = self.store(&client, items, Some(total));
+            if let Some(skipped) = found.skipped() {
+                out::tell(format_args!("memkv: {skipped}"));
+            }
+            return outcome;
         }
         let lines: Box<dyn BufRead> = if self.source == Path::new("-") {
             Box::new(io::stdin().lock())
@@ -84,7 +93,7 @@ impl Put {
                 file.with_context(|| format!("open {}", self.source.display()))?,
             ))
         };
-        let rows = lines.lines().enumerate();
+        let rows = Lines::new(lines, &self.source, LINE_BYTES_MAX).enumerate();
         let rows = rows.filter(|(_, line)| !line.as_ref().is_ok_and(|line| line.trim().is_empty()));
         self.store(
             &client,
@@ -102,12 +111,11 @@ impl Put {
             );
             return Err(Failure::new(Exit::Usage, anyhow!(text)));
         };
-        let bytes = fs::read(file).with_context(|| format!("read {}", file.display()));
-        Ok((format!("{}{name}", self.prefix), bytes))
+        Ok((format!("{}{name}", self.prefix), files::read(file)))
     }
 
-    fn row(&self, number: usize, line: io::Result<String>) -> Result<Item, Failure> {
-        let line = line.with_context(|| format!("read {}", self.source.display()))?;
+    fn row(&self, number: usize, line: Result<String, Failure>) -> Result<Item, Failure> {
+        let line = line?;
         let row: Row = serde_json::from_str(&line).map_err(|error| {
             let place = format!("{}:{number}", self.source.display());
             Failure::new(Exit::Usage, anyhow::Error::new(error).context(place))
@@ -131,15 +139,10 @@ impl Put {
                     bytes += value.len() as u64;
                     call.push((key, value));
                 }
-                Err(error) => {
-                    progress.tally.add_failed();
-                    self.tell(
-                        &mut progress,
-                        &key,
-                        "error",
-                        Some(format!("{error:#}")),
-                        None,
-                    )?;
+                Err(failure) => {
+                    progress.tally.add_failed(failure.exit);
+                    let error = failure.error.map(|error| format!("{error:#}"));
+                    self.tell(&mut progress, &key, "error", error, None)?;
                 }
             }
             if call.len() >= CALL_ENTRIES || bytes >= CALL_BYTES {
@@ -204,8 +207,37 @@ impl Put {
     }
 }
 
+/// What is in a directory.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    files: Vec<PathBuf>,
+    links: u64,
+    others: u64,
+}
+
+impl Found {
+    /// What wasn't stored, and what to do about it.
+    fn skipped(&self) -> Option<String> {
+        let mut kinds = Vec::new();
+        for (count, one, many) in [
+            (self.links, "symbolic link", "symbolic links"),
+            (
+                self.others,
+                "device, FIFO or socket",
+                "devices, FIFOs or sockets",
+            ),
+        ] {
+            if count > 0 {
+                kinds.push(format!("{count} {}", if count == 1 { one } else { many }));
+            }
+        }
+        let remedy = "only regular files are stored; name others in JSON Lines as \"file\"";
+        (!kinds.is_empty()).then(|| format!("skipped {}: {remedy}", kinds.join(" and ")))
+    }
+}
+
 /// The regular files under `directory`, sorted. Links aren't followed, so that none leads in a circle or outside.
-fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
+fn walk(directory: &Path, found: &mut Found) -> Result<(), Failure> {
     let entries = fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.with_context(|| format!("read {}", directory.display()))?;
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -214,9 +246,13 @@ fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
             .file_type()
             .with_context(|| format!("look at {}", entry.path().display()))?;
         if kind.is_dir() {
-            walk(&entry.path(), files)?;
+            walk(&entry.path(), found)?;
         } else if kind.is_file() {
-            files.push(entry.path());
+            found.files.push(entry.path());
+        } else if kind.is_symlink() {
+            found.links += 1;
+        } else {
+            found.others += 1;
         }
     }
     Ok(())
@@ -250,5 +286,24 @@ mod tests {
         for text in wrong {
             assert_eq!(bytes(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn links_in_a_directory_are_skipped_and_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        fs::write(path("file"), "value").unwrap();
+        let mut found = Found::default();
+        walk(directory.path(), &mut found).unwrap();
+        assert_eq!(found.skipped(), None);
+        for name in ["link", "dangling", "circle"] {
+            std::os::unix::fs::symlink(name.replace("link", "file"), path(name)).unwrap();
+        }
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        let mut found = Found::default();
+        walk(directory.path(), &mut found).unwrap();
+        assert_eq!(found.files, [path("file")]);
+        let said = found.skipped().unwrap();
+        assert!(said.contains("3 symbolic links and 1 device"), "{said}");
     }
 }
