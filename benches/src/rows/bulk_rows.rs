@@ -12,7 +12,7 @@ use anyhow::Result;
 
 const BYTES: usize = 4 << 20;
 /// Values one connection moves per run: about a second on this class of machine.
-const OPS: usize = 400;
+const OPS: usize = 1200;
 
 pub(super) fn get_4m(effort: Effort) -> Result<Vec<Row>> {
     let (ours, redis, memcached) = (
