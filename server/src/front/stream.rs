@@ -22,7 +22,10 @@ pub(crate) const RECEIVE_BYTES: usize = 16 << 10;
 
 /// The most that one read of payload takes, and what is waited for before it: its checksum is computed while it is still
 /// in the cache, and other connections of the thread get their turn.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+pub(crate) const CHUNK_BYTES: usize = 512 << 10;
+
+/// What is waited for before the first of them, so that sender and receiver are soon busy at once.
+const FIRST_CHUNK_BYTES: usize = 256 << 10;
 
 /// Receive buffers of one data thread, each [`RECEIVE_BYTES`] long.
 #[derive(Debug, Default)]
@@ -175,7 +178,12 @@ impl<S: Transport> ByteStream<S> {
             let polled = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut buffer);
             match polled {
                 Poll::Pending => {
-                    self.wait_for(due.min(CHUNK_BYTES as u64) as usize);
+                    let most = if self.mark.get() == 1 {
+                        FIRST_CHUNK_BYTES
+                    } else {
+                        CHUNK_BYTES
+                    };
+                    self.wait_for(due.min(most as u64) as usize);
                     Poll::Pending
                 }
                 Poll::Ready(result) => {
