@@ -63,7 +63,6 @@ pub(crate) struct Intake {
 }
 
 /// What the next bytes of the payload are for.
-#[expect(clippy::large_enum_variant, reason = "there is one, in a box")]
 enum Current {
     /// The entry at `next` has not begun.
     Between,
@@ -239,7 +238,7 @@ impl Intake {
     }
 
     /// The payload is complete and, where it has one, its MAC was checked.
-    pub(crate) fn finish(mut self: Box<Self>) {
+    pub(crate) fn finish(mut self) {
         let now = clock::now();
         self.stamp(Stage::Transfer, self.transfer_since, now);
         for (committing, lease, crc) in self.deferred.take().into_iter().flatten() {
