@@ -18,6 +18,8 @@ use memkv_telemetry::EngineMetrics;
 mod drive_set;
 mod drives;
 #[cfg(test)]
+mod expiry_tests;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod fault_tests;

@@ -10,6 +10,8 @@
 //! a segment vanish at once, without touching them. Their slots are reused or swept later, and
 //! always before the generation, a byte, comes round again.
 //!
+//! When an entry expires is in a table of its own, which has only those that do.
+//!
 //! Lookups take no lock; changes take their shard's. Growth adds one bucket at a time, so no
 //! change ever takes long. Nothing here waits, and iteration order means nothing.
 
@@ -23,6 +25,7 @@ use parking_lot::Mutex;
     reason = "hands out buckets of a mapping; see the module docs"
 )]
 mod arena;
+mod expiry;
 mod hash;
 #[expect(unsafe_code, reason = "prefetches bucket lines; see the module docs")]
 mod prefetch;
@@ -32,6 +35,7 @@ mod slot;
 mod tests;
 
 use arena::Arena;
+use expiry::Expiries;
 pub use hash::{KeyHash, KeyHasher, StoreKey};
 use shard::Shard;
 use slot::{Tag, Words};
@@ -71,6 +75,23 @@ impl Location {
     pub const SEGMENTS_MAX: usize = 1 << 22;
     /// Bytes of a segment.
     pub const OFFSET_MAX: usize = 1 << 28;
+
+    /// The first place of a segment.
+    fn start_of(drive_idx: u8, segment_idx: u32) -> Self {
+        Self {
+            drive_idx,
+            segment_idx,
+            offset: 0,
+            generation: 0,
+            kind: 0,
+            hint: 0,
+        }
+    }
+
+    fn same_place(&self, other: &Self) -> bool {
+        let place = |at: &Self| (at.drive_idx, at.segment_idx, at.offset, at.generation);
+        place(self) == place(other)
+    }
 
     /// # Panics
     /// If a field exceeds its bits: geometry is checked when a drive is opened.
@@ -167,6 +188,7 @@ pub struct Index {
     shard_bits: u32,
     generations: Vec<Box<[AtomicU8]>>,
     segment_count: usize,
+    expiries: Expiries,
     sweep: Mutex<Sweep>,
 }
 
@@ -195,12 +217,14 @@ impl Index {
             .map(|count| vec![0; *count])
             .collect();
         let arena = Arc::new(Arena::default());
+        let segment_count = config.segments.iter().sum();
         Self {
             shards: (0..shards).map(|_| Shard::new(&arena)).collect(),
             arena,
             shard_bits: shards.ilog2(),
             generations: config.segments.iter().map(zeroes).collect(),
-            segment_count: config.segments.iter().sum(),
+            segment_count,
+            expiries: Expiries::new(segment_count),
             sweep: Mutex::new(Sweep {
                 reclaims,
                 ..Sweep::default()
@@ -221,7 +245,8 @@ impl Index {
     /// Bytes of RAM.
     pub fn bytes(&self) -> usize {
         let sweep = self.segment_count * (size_of::<AtomicU8>() + size_of::<u8>());
-        self.shards.iter().map(Shard::bytes).sum::<usize>() + self.arena.bytes() + sweep
+        let shards = self.shards.iter().map(Shard::bytes).sum::<usize>();
+        shards + self.arena.bytes() + sweep + self.expiries.bytes()
     }
 
     #[inline]
@@ -301,13 +326,48 @@ impl Index {
     /// If a field of the location exceeds its bits.
     pub fn put(&self, hash: KeyHash, location: Location, condition: If) -> Change {
         let (shard, tag) = self.locate(hash);
-        shard.change(tag, Some(&location), condition, |word| self.live(word))
+        let change = shard.change(tag, Some(&location), condition, |word| self.live(word));
+        if let Change::Done(Some(before)) = change
+            && !before.same_place(&location)
+        {
+            self.expiries.remove(&before);
+        }
+        change
     }
 
     /// Removes an entry, where the condition holds.
     pub fn remove(&self, hash: KeyHash, condition: If) -> Change {
         let (shard, tag) = self.locate(hash);
-        shard.change(tag, None, condition, |word| self.live(word))
+        let change = shard.change(tag, None, condition, |word| self.live(word));
+        if let Change::Done(Some(before)) = change {
+            self.expiries.remove(&before);
+        }
+        change
+    }
+
+    /// Notes when the entry expires that is to be put at a place, or is there: before it is put,
+    /// so that nobody finds it without. 0 is never.
+    pub fn note_expiry(&self, location: &Location, expiry_ms: u64) {
+        if expiry_ms != 0 {
+            self.expiries.set(location, expiry_ms);
+        }
+    }
+
+    /// When the entry at a place expires; `None` is never.
+    pub fn expiry_ms(&self, location: &Location) -> Option<u64> {
+        self.expiries.get(location)
+    }
+
+    /// Whether the entry at a place has expired at a time, which is only asked for where it may.
+    pub fn expired(&self, location: &Location, unix_ms: impl FnOnce() -> u64) -> bool {
+        let expiry_ms = self.expiry_ms(location);
+        expiry_ms.is_some_and(|expiry_ms| expiry_ms <= unix_ms())
+    }
+
+    /// How many entries of a segment have expired.
+    pub fn expired_in(&self, drive_idx: u8, segment_idx: u32, unix_ms: u64) -> u64 {
+        let segment = Location::start_of(drive_idx, segment_idx);
+        self.expiries.expired_in(&segment, unix_ms)
     }
 
     /// What this index keeps of a hash.
@@ -348,6 +408,8 @@ impl Index {
         let generation = segment.load(Ordering::Relaxed).wrapping_add(1);
         segment.store(generation, Ordering::Relaxed);
         self.shards.iter().for_each(Shard::entries_died);
+        self.expiries
+            .forget_segment(&Location::start_of(drive_idx, segment_idx));
         let reclaims = &mut sweep.reclaims[usize::from(drive_idx)][segment_idx as usize];
         *reclaims += 1;
         let buckets = self

@@ -215,7 +215,7 @@ fn newer_format_is_refused_by_its_version() {
     let path = &config.drives[0].media;
     let block = superblock(path);
     let mut page = block.encode();
-    page[8..10].copy_from_slice(&3u16.to_le_bytes());
+    page[8..10].copy_from_slice(&4u16.to_le_bytes());
     page[12..16].fill(0);
     let crc = super::harness::crc_of(&page);
     page[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -227,8 +227,8 @@ fn newer_format_is_refused_by_its_version() {
         matches!(
             error,
             DriveOpenError::NewerVersion {
-                found: 3,
-                supported: 2,
+                found: 4,
+                supported: 3,
                 ..
             }
         ),

@@ -43,6 +43,9 @@ impl Shared {
         let Some(location) = self.tables.locate(key.hash) else {
             return Ok(Step::Ready(None));
         };
+        if self.tables.index.expired(&location, || self.unix_ms()) {
+            return Ok(Step::Ready(None));
+        }
         if self.draining() {
             return Err(GetError::Draining);
         }
@@ -125,7 +128,10 @@ impl Shared {
             }
             self.tables.index.get_many(hashes, found);
             for (out, found) in out.iter_mut().zip(found) {
-                *out = found.is_some_and(|at| self.tables.drives.serves(at.drive_idx));
+                *out = found.is_some_and(|at| {
+                    self.tables.drives.serves(at.drive_idx)
+                        && !self.tables.index.expired(&at, || self.unix_ms())
+                });
             }
         }
     }

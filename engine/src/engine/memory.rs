@@ -62,10 +62,9 @@ impl MemoryStore {
                 len: put.len,
                 crc,
             };
-            shared
-                .tables
-                .index
-                .put(put.hash, location(version), If::Always);
+            let index = &shared.tables.index;
+            index.note_expiry(&location(version), put.attrs.expiry_ms);
+            index.put(put.hash, location(version), If::Always);
             let _ = shared
                 .tables
                 .cache

@@ -178,6 +178,13 @@ impl Tables {
             .evicted(EvictionReason::Capacity, count, never_read_bytes);
     }
 
+    /// Counts entries that had expired when their room was reused.
+    pub(crate) fn count_expired(&self, count: u64) {
+        if count > 0 {
+            self.metrics.evicted(EvictionReason::Expired, count, 0);
+        }
+    }
+
     pub(crate) fn evictions(&self) -> u64 {
         self.evictions.load(Ordering::Relaxed)
     }

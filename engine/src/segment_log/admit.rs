@@ -68,7 +68,8 @@ impl DriveLog {
                 if indexed {
                     return Some(true);
                 }
-                let cached = context.tables.cache.remove(&key).is_some();
+                let cached = context.tables.cache.remove(&key);
+                let cached = cached.is_some_and(|hit| !hit.meta.expired(context.unix_ms));
                 self.finish(context, op, CompletionResult::Deleted(Ok(cached)));
                 Some(false)
             }
@@ -82,7 +83,10 @@ impl DriveLog {
                     namespace: put.namespace,
                     key: &put.key,
                 };
-                let Some(location) = context.tables.locate(put.hash) else {
+                let index = &context.tables.index;
+                let location = context.tables.locate(put.hash);
+                let live = location.filter(|at| !index.expired(at, || context.unix_ms));
+                let Some(location) = live else {
                     return Some(self.judge(context, op, None));
                 };
                 if let Some(hit) = context.tables.cache.peek(&key) {

@@ -3,14 +3,16 @@
 //! ```text
 //! chunk = whole pages:  0 magic u32   4 payload bytes u32   8 generation u64
 //!                      16 chunk u32  20 last u8            24 crc u32   32 payload, zeroes
-//! payload stream = head · segments × 32 · (1, row | 2, entry | 3, tombstone)…
+//! payload stream = head · segments × 32
+//!                  · (1, row | 2, entry | 3, tombstone | 4, entry, expiry u64)…
 //!   head    = generation u64, segments u32, layout u32, settled u64
 //!   segment = generation u32, state u8, kind u8, class u8, header u8,
 //!             opened u64, end u32, replay from u32, 0 u64
 //!   entry   = hash u128, segment u32, offset u32, generation u8, kind u8, hint u8, 0 u8
 //!   tombstone = hash u128, version u64
 //! ```
-//! Layout 0, of format version 1, has neither `settled` nor tombstones.
+//! Layout 0, of format version 1, has neither `settled` nor tombstones; layout 1, of format
+//! version 2, doesn't tell when a record expires.
 //!
 //! A checkpoint is made while changes go on. What it misses, or has too much of, is put right
 //! by replaying everything from its journal page and its segments' replay offsets on, in the
@@ -37,7 +39,7 @@ const SEGMENT: usize = 32;
 const ENTRY: usize = 28;
 const TOMBSTONE: usize = 24;
 /// The layout that we write.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// Bytes of the stream for an index entry, and for an extent's row where it is one of these.
 pub(crate) fn bytes_of(extent_key_len: Option<usize>) -> u64 {
@@ -46,7 +48,8 @@ pub(crate) fn bytes_of(extent_key_len: Option<usize>) -> u64 {
 }
 
 /// What all live entries of a drive may take of a checkpoint. The rest is for those that come
-/// between a look at this bound and the checkpoint.
+/// between a look at this bound and the checkpoint, and for the times at which entries expire,
+/// which are at most a third more.
 pub(crate) fn budget(area_bytes: u64, segments: usize) -> u64 {
     let table = (24 + SEGMENT * segments + PAGE) as u64;
     area_bytes.saturating_sub(table) / 8 * 5
@@ -88,12 +91,18 @@ pub(crate) fn encode_segment(segment: &Segment, out: &mut Vec<u8>) {
     out.extend([0; 8]);
 }
 
-pub(crate) fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
+/// Writes an entry with its tag, and with the time when it expires where the index knows one and no
+/// row tells it.
+pub(crate) fn encode_entry(entry: &Entry, expiry_ms: Option<u64>, out: &mut Vec<u8>) {
+    out.push(if expiry_ms.is_some() { 4 } else { 2 });
     let location = &entry.location;
     out.extend(entry.partial_hash.0.to_le_bytes());
     out.extend(location.segment_idx.to_le_bytes());
     out.extend(location.offset.to_le_bytes());
     out.extend([location.generation, location.kind, location.hint, 0]);
+    if let Some(expiry_ms) = expiry_ms {
+        out.extend(expiry_ms.to_le_bytes());
+    }
 }
 
 /// A deletion that was published not long ago.
@@ -161,6 +170,8 @@ pub(crate) struct Checkpoint {
     pub(crate) replay_from: Vec<u32>,
     pub(crate) rows: Vec<Row>,
     pub(crate) entries: Vec<Entry>,
+    /// When those of them expire that do, and have no row.
+    pub(crate) expiries: Vec<(Location, u64)>,
     /// See [`CheckpointHead::settled`]; 0 where nothing is known of it.
     pub(crate) settled: u64,
     pub(crate) tombstones: Vec<Tombstone>,
@@ -179,7 +190,7 @@ pub(crate) fn decode(
     }
     let (settled, mut rest) = match u32_at(head, 12) {
         0 => (0, &stream[16..]),
-        LAYOUT => (u64_at(stream.get(16..24)?, 0), &stream[24..]),
+        1 | LAYOUT => (u64_at(stream.get(16..24)?, 0), &stream[24..]),
         _ => return None,
     };
     if settled > COUNTER_MAX {
@@ -190,6 +201,7 @@ pub(crate) fn decode(
         replay_from: Vec::new(),
         rows: Vec::new(),
         entries: Vec::new(),
+        expiries: Vec::new(),
         settled,
         tombstones: Vec::new(),
     };
@@ -227,7 +239,7 @@ pub(crate) fn decode(
                 found.rows.push(row);
                 rest = &body[len..];
             }
-            2 => {
+            2 | 4 => {
                 let entry = body.get(..ENTRY)?;
                 let location = Location {
                     drive_idx: drive,
@@ -243,6 +255,11 @@ pub(crate) fn decode(
                     location,
                 });
                 rest = &body[ENTRY..];
+                if *tag == 4 {
+                    let expiry_ms = u64_at(rest.get(..8)?, 0);
+                    found.expiries.push((location, expiry_ms));
+                    rest = &rest[8..];
+                }
             }
             3 => {
                 let bytes = body
@@ -301,7 +318,7 @@ mod tests {
         encode_segment(&Segment::free(3), &mut stream);
         let found = decode(&stream, 5, 1, 0).expect("whole");
         assert_eq!((found.settled, found.segments[0].generation), (0, 3));
-        stream[12] = 2;
+        stream[12] = 3;
         assert!(decode(&stream, 5, 1, 0).is_none(), "a layout of later");
     }
 }

@@ -312,7 +312,7 @@ impl DriveLog {
         }
         let location = self.ops[op].location.expect("a durable change has a place");
         let version = self.ops[op].version;
-        let tables = context.tables;
+        let (tables, unix_ms) = (context.tables, context.unix_ms);
         let result = match &mut self.ops[op].work {
             Work::Delete(work) => {
                 let key = CacheKey {
@@ -320,6 +320,8 @@ impl DriveLog {
                     namespace: work.namespace,
                     key: &work.key,
                 };
+                let indexed = tables.index.get(work.hash);
+                let there = indexed.is_some_and(|at| !tables.index.expired(&at, || unix_ms));
                 let before = tables.index.remove(work.hash, If::Always);
                 tables.cache.remove(&key);
                 let hash = work.hash;
@@ -327,7 +329,7 @@ impl DriveLog {
                 if self.tombstones.add(hash, version) {
                     self.settle(context.tables.last_version());
                 }
-                CompletionResult::Deleted(Ok(true))
+                CompletionResult::Deleted(Ok(there))
             }
             Work::Put(work) => {
                 if location.kind == super::segment::KIND_EXTENT {
@@ -359,6 +361,7 @@ impl DriveLog {
                         len,
                         crc,
                     };
+                    tables.index.note_expiry(&location, meta.attrs.expiry_ms);
                     let before = tables.index.put(work.put.hash, location, If::Always);
                     match &mut work.body {
                         Body::Value(memory) => {

@@ -161,7 +161,11 @@ pub(crate) enum Note {
     CheckpointFailed {
         why: String,
     },
-    /// Entries of a segment that was reclaimed, and the bytes of them that nobody read.
+    /// Entries that had expired when their segment was reclaimed.
+    Expired {
+        count: u64,
+    },
+    /// Other entries of a segment that was reclaimed, and the bytes of them that nobody read.
     Evicted {
         count: u64,
         never_read: u64,
@@ -188,6 +192,7 @@ impl Note {
             Self::CheckpointFailed { why } => {
                 tracing::warn!(drive, error = why, "checkpoint write failed");
             }
+            Self::Expired { count } => tables.count_expired(count),
             Self::Evicted { count, never_read } => tables.count_evictions(count, never_read),
             Self::Corrupt { what, purged } => {
                 let metrics = &tables.metrics;

@@ -2,7 +2,7 @@
 
 use super::checkpoint::{CHUNK, CheckpointHead, encode_chunk, encode_entry, encode_tombstone};
 use super::journal::{Row, RowOp};
-use super::segment::State;
+use super::segment::{KIND_EXTENT, State};
 use super::superblock::CheckpointPointer;
 use super::{Context, DriveLog, Note, Purpose};
 use crate::drive::IoDone;
@@ -85,13 +85,20 @@ impl DriveLog {
     /// The end of a segment is journalled: its entries vanish at once.
     pub(super) fn reclaimed(&mut self, context: &mut Context<'_>, segment: u32) {
         self.reclaiming -= 1;
-        context
-            .tables
-            .index
-            .reclaim_segment(self.config.drive, segment);
+        let (index, drive) = (&context.tables.index, self.config.drive);
+        let (parts, expired_unread) = self.segments.expired_in(segment, context.unix_ms);
+        let expired = parts + index.expired_in(drive, segment, context.unix_ms);
+        index.reclaim_segment(drive, segment);
         let (count, never_read) = self.segments.clear(segment);
-        let note = Note::Evicted { count, never_read };
-        context.effects.notes.push(note);
+        let expired = expired.min(count);
+        let notes = [
+            Note::Expired { count: expired },
+            Note::Evicted {
+                count: count - expired,
+                never_read: never_read.saturating_sub(expired_unread),
+            },
+        ];
+        context.effects.notes.extend(notes);
         self.segments.release(segment);
     }
 
@@ -220,8 +227,10 @@ impl DriveLog {
                         .iter()
                         .filter(|entry| entry.location.drive_idx == drive)
                     {
-                        run.bytes.push(2);
-                        encode_entry(entry, &mut run.bytes);
+                        // The row of an extent tells it of that.
+                        let expiry = context.tables.index.expiry_ms(&entry.location);
+                        let expiry = expiry.filter(|_| entry.location.kind != KIND_EXTENT);
+                        encode_entry(entry, expiry, &mut run.bytes);
                     }
                     run.stage = next.map_or(Stage::Tail, Stage::Index);
                 }

@@ -232,6 +232,11 @@ impl DriveLog {
             }
             Found::Value(memory, meta) => {
                 if meta.expired(context.unix_ms) {
+                    // Checkpoints of former formats don't tell it of a record.
+                    let index = &context.tables.index;
+                    if location.kind != KIND_EXTENT && index.get(hash) == Some(location) {
+                        index.note_expiry(&location, meta.attrs.expiry_ms);
+                    }
                     self.end_read(context, job, |_| Ok(None));
                     return;
                 }

@@ -89,6 +89,8 @@ pub(crate) struct Recovered {
     pub(crate) ring: Ring,
     /// Of the checkpoint.
     pub(crate) entries: Vec<Entry>,
+    /// When records expire, as far as they do.
+    pub(crate) expiries: Vec<(Location, u64)>,
     /// Of the tails, by version, in no order.
     pub(crate) tail: Vec<(u64, Replay)>,
     pub(crate) last_version: u64,
@@ -124,6 +126,7 @@ pub(crate) fn recover(
                 head: start,
             },
             entries: Vec::new(),
+            expiries: Vec::new(),
             tail: Vec::new(),
             last_version,
             dropped: 0,
@@ -191,6 +194,7 @@ impl Recovery<'_> {
         self.found.segments = found.segments;
         self.replay_from = found.replay_from;
         self.found.entries = found.entries;
+        self.found.expiries = found.expiries;
         self.settled = found.settled;
         for tombstone in found.tombstones {
             let hash = tombstone.hash;
@@ -405,6 +409,10 @@ impl Recovery<'_> {
                         kind,
                         hint: header.record_len().div_ceil(HINT).min(255) as u8,
                     };
+                    if header.attrs.expiry_ms != 0 {
+                        let expiry = (location, header.attrs.expiry_ms);
+                        self.found.expiries.push(expiry);
+                    }
                     Replay::Put { hash, location }
                 }
             };

@@ -317,6 +317,20 @@ impl Segments {
         extent.map_or(0, |extent| page_up(extent.len))
     }
 
+    /// Of a segment's extents that have expired: how many are parts of striped values, and how many
+    /// bytes nobody ever read.
+    pub(crate) fn expired_in(&self, idx: u32, unix_ms: u64) -> (u64, u64) {
+        let extents = self.get(idx).extents.values();
+        let expired = extents.filter(|extent| {
+            let expiry_ms = extent.attrs.expiry_ms;
+            expiry_ms != 0 && expiry_ms <= unix_ms
+        });
+        expired.fold((0, 0), |(parts, unread), extent| {
+            let len = if extent.was_read { 0 } else { extent.len };
+            (parts + u64::from(extent.part.is_some()), unread + len)
+        })
+    }
+
     /// Ends a segment's life: everything in it is gone. Returns how many entries that were, and
     /// how many bytes of extents that nobody ever read.
     pub(crate) fn clear(&mut self, idx: u32) -> (u64, u64) {

@@ -1,6 +1,6 @@
 //! From what was found on the drives to the index and the table of striped values.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::Found;
 use super::versions::merge;
@@ -37,6 +37,7 @@ pub(super) fn restore(
     merge(index, drives, tail, entries);
     let parts = load_stripes(index, hasher, drives, members, stripes);
     prune(index, hasher, drives, &parts);
+    note_expiries(index, drives);
     last_version
 }
 
@@ -168,6 +169,47 @@ fn prune(index: &Index, hasher: &KeyHasher, drives: &mut [Found], parts: &HashSe
                         && location.kind == KIND_EXTENT
                 })
             });
+        }
+    }
+}
+
+/// Tells the index when its entries expire.
+fn note_expiries(index: &Index, drives: &mut [Found]) {
+    let place = |at: &Location| (at.drive_idx, at.segment_idx, at.offset, at.generation);
+    let mut records = HashMap::new();
+    for (idx, drive) in drives.iter_mut().enumerate() {
+        let Found::Ready { recovered, .. } = drive else {
+            continue;
+        };
+        let expiries = std::mem::take(&mut recovered.expiries);
+        records.extend(
+            expiries
+                .iter()
+                .map(|(at, expiry_ms)| (place(at), *expiry_ms)),
+        );
+        for (segment_idx, segment) in (0u32..).zip(&recovered.segments) {
+            let whole = segment.extents.iter();
+            for (offset, extent) in whole.filter(|(_, extent)| extent.part.is_none()) {
+                let location = Location {
+                    drive_idx: idx as u8,
+                    segment_idx,
+                    offset: *offset,
+                    generation: segment.generation as u8,
+                    kind: KIND_EXTENT,
+                    hint: 0,
+                };
+                index.note_expiry(&location, extent.attrs.expiry_ms);
+            }
+        }
+    }
+    let mut cursor = (!records.is_empty()).then_some(Cursor(0));
+    while let Some(at) = cursor {
+        let mut entries = Vec::new();
+        cursor = index.scan(at, 4096, &mut entries);
+        for entry in entries {
+            if let Some(expiry_ms) = records.get(&place(&entry.location)) {
+                index.note_expiry(&entry.location, *expiry_ms);
+            }
         }
     }
 }
