@@ -16,6 +16,7 @@ use memkv_settings::{
 use super::raw::{RawConfig, RawLimits, RawLogging, RawRdma, RdmaMode, StorageMode};
 use super::{Config, Facts, Limits, Logging, Rdma};
 use crate::env;
+use memory::pool_field;
 #[cfg(test)]
 pub(super) use memory::{PoolRequest, judge_pool};
 use telemetry::fall_back_to_otel;
@@ -68,10 +69,10 @@ pub(super) fn check(
         StorageMode::Memory => 0,
         StorageMode::Direct | StorageMode::File => storage.drives.len(),
     };
-    let memory = checker.memory(memory, (storage_mode, drives), trace);
+    let memory = checker.memory(memory, &storage, drives, trace);
     let rdma = checker.rdma(rdma);
     let storage = checker.storage(storage);
-    let limits = checker.limits(limits, memory.pool_bytes);
+    let limits = checker.limits(limits, memory.pool_bytes, pool_field(storage_mode));
     let telemetry = checker.telemetry(telemetry);
     let RawLogging { level, format } = logging;
     let logging = Logging {
@@ -200,7 +201,7 @@ impl Checker<'_> {
         }
     }
 
-    fn limits(&mut self, raw: RawLimits, pool_bytes: u64) -> Limits {
+    fn limits(&mut self, raw: RawLimits, pool_bytes: u64, pool_field: &str) -> Limits {
         let RawLimits {
             max_connections,
             max_in_flight,
@@ -209,7 +210,8 @@ impl Checker<'_> {
         let max_in_flight_bytes = match max_in_flight.value.bytes() {
             0 => {
                 let half = ByteSize(pool_bytes / 2);
-                self.detected("limits.max_in_flight", &half, "half of memory.max_size");
+                let from = format!("half of {pool_field}");
+                self.detected("limits.max_in_flight", &half, &from);
                 half.bytes()
             }
             bytes => bytes,

@@ -18,7 +18,7 @@ impl Config {
         let (mode, drives, memory_bytes) = match &storage.backend {
             Backend::Direct(configured) => (Mode::Direct, drives(configured), 0),
             Backend::File(configured) => (Mode::File, drives(configured), 0),
-            Backend::Memory { capacity_bytes } => (Mode::Memory, Vec::new(), *capacity_bytes),
+            Backend::Memory { .. } => (Mode::Memory, Vec::new(), memory.pool_bytes),
         };
         EngineConfig {
             mode,

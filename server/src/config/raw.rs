@@ -276,7 +276,8 @@ section! {
         block_size: Setting<ByteSize> = ByteSize::mib(2), check rules::slab_size,
             when "Never, unless measurements say so.";
         /// The pool. All client I/O passes through it and hot values stay in it. 1 GiB is for
-        /// development: give it 75 to 85 % of the RAM that is free. At least four blocks.
+        /// development: give it 75 to 85 % of the RAM that is free. At least four blocks. In memory
+        /// mode it doesn't count: there the pool has `storage.max_size`.
         max_size: Setting<ByteSize> = ByteSize::gib(1), check rules::pool_size,
             when "Always: it is the most important setting.";
         /// Huge pages for the pool: `auto` requires them in direct mode and uses them elsewhere if
@@ -356,7 +357,8 @@ section! {
         /// Media errors after which a drive is taken out of service. Direct mode only.
         flap_threshold: Setting<u32> = 5, check |v| range(v, 1, 1_000_000, "5 suits most"),
             when "1 or 2 to give up a drive at once; more to keep a flaky one until it is swapped.";
-        /// Capacity in memory mode, where it is required; other modes ignore it.
+        /// Capacity in memory mode, where it is required, and the size of the pool: values lie in it
+        /// and pass through it. Other modes ignore it.
         max_size: Setting<Option<ByteSize>> = None, check rules::memory_capacity,
             when "In memory mode.", example "16 GiB";
         /// What a power loss may take: `always` nothing acknowledged, `everysec` at most a second,

@@ -1,16 +1,25 @@
 //! The pool, and whether the machine can give it.
 
-use memkv_settings::{ByteSize, Source};
+use memkv_settings::{ByteSize, Setting, Source};
 
-use super::super::raw::{HugepageMode, RawMemory, StorageMode};
+use super::super::raw::{HugepageMode, RawMemory, RawStorage, StorageMode};
 use super::super::{Facts, Memory};
 use super::Checker;
+
+/// What sizes the pool: in memory mode values lie in it, and nothing else has them.
+pub(super) fn pool_field(mode: StorageMode) -> &'static str {
+    match mode {
+        StorageMode::Memory => "storage.max_size",
+        StorageMode::Direct | StorageMode::File => "memory.max_size",
+    }
+}
 
 impl Checker<'_> {
     pub(super) fn memory(
         &mut self,
         raw: RawMemory,
-        (mode, drives): (StorageMode, usize),
+        storage: &RawStorage,
+        drives: usize,
         double_free_trace: bool,
     ) -> Memory {
         let RawMemory {
@@ -19,11 +28,13 @@ impl Checker<'_> {
             hugepages,
         } = raw;
         let block_bytes = self.power_of_two("memory.block_size", &block_size);
+        let mode = storage.mode.value;
+        let max_size = self.pool_size(max_size, storage);
         let blocks = max_size.value.bytes() / block_bytes.max(1);
         let pool_bytes = blocks.saturating_mul(block_bytes);
         let fields = [
             "memory.block_size",
-            "memory.max_size",
+            pool_field(mode),
             "memory.hugepages",
             "storage.mode",
         ];
@@ -31,8 +42,9 @@ impl Checker<'_> {
         if self.sound(&fields) {
             if blocks < 4 {
                 self.refuse(format!(
-                    "{}: memory.max_size is {}, but must be at least four blocks of {} (memory.block_size); raise it to {}",
+                    "{}: {} is {}, but must be at least four blocks of {} (memory.block_size); raise it to {}",
                     max_size.source,
+                    pool_field(mode),
                     max_size.value,
                     ByteSize(block_bytes),
                     ByteSize(block_bytes.saturating_mul(4)),
@@ -56,6 +68,30 @@ impl Checker<'_> {
             hugepages: hugepages.value,
             huge_pages,
             double_free_trace,
+        }
+    }
+
+    /// The size of the pool, and who says so.
+    fn pool_size(
+        &mut self,
+        max_size: Setting<ByteSize>,
+        storage: &RawStorage,
+    ) -> Setting<ByteSize> {
+        // Without a capacity memory mode is refused for that.
+        let (StorageMode::Memory, Some(capacity)) = (storage.mode.value, storage.max_size.value)
+        else {
+            return max_size;
+        };
+        if max_size.source != Source::Default {
+            let source = &max_size.source;
+            self.warn(format!(
+                "{source}: memory.max_size doesn't count in memory mode, where the pool has the {capacity} of \
+                 storage.max_size; remove it"
+            ));
+        }
+        Setting {
+            value: capacity,
+            source: storage.max_size.source.clone(),
         }
     }
 
@@ -118,7 +154,7 @@ pub(in crate::config) fn judge_pool(
         drives,
         hugepages,
     } = request;
-    let pool = ByteSize(pool_bytes);
+    let (field, pool) = (pool_field(mode), ByteSize(pool_bytes));
     let direct = mode == StorageMode::Direct;
     let mut refusals = Vec::new();
     let mut findings = Vec::new();
@@ -127,7 +163,7 @@ pub(in crate::config) fn judge_pool(
     let enough = free >= pool_bytes;
     let pages = pool_bytes.div_ceil(facts.hugepage_bytes.max(1));
     let short = format!(
-        "memory.max_size is {pool}, but only {} are free in huge pages; reserve them with: sysctl vm.nr_hugepages={pages}",
+        "{field} is {pool}, but only {} are free in huge pages; reserve them with: sysctl vm.nr_hugepages={pages}",
         ByteSize(free)
     );
     let huge_pages = match hugepages {
@@ -151,7 +187,7 @@ pub(in crate::config) fn judge_pool(
     let locked = memkv_engine::locked_bytes(pool_bytes, drives);
     if let Some(limit) = facts.memlock_bytes.filter(|limit| *limit < locked) {
         let short = format!(
-            "memory.max_size is {pool}, which each drive locks with its own buffers ({} for {drives}), but \
+            "{field} is {pool}, which each drive locks with its own buffers ({} for {drives}), but \
              this process may lock only {}; raise it with LimitMEMLOCK=infinity (systemd), ulimit -l unlimited, or \
              CAP_IPC_LOCK",
             ByteSize(locked),

@@ -118,3 +118,52 @@ fn a_value_holds_a_window_of_the_pool_where_it_streams_and_all_of_itself_in_memo
     let held = [1, 16 << 20, 40 << 20].map(|len| (file.bytes_held(len), memory.bytes_held(len)));
     assert_eq!(held, [(1, 1), (16 << 20, 16 << 20), (16 << 20, 40 << 20)]);
 }
+
+#[test]
+fn in_memory_mode_the_pool_has_storage_max_size_and_memory_max_size_is_a_finding() {
+    let yaml = |memory: &str, capacity: &str| {
+        format!(
+            "network: {{ address: 127.0.0.1:9900 }}\nrdma: {{ enabled: false }}\n\
+             storage: {{ mode: memory, max_size: {capacity} }}\n{memory}"
+        )
+    };
+    let both = yaml("memory: { max_size: 32 MiB }\n", "17 MiB");
+    let config = load(&both, &Environment::default()).unwrap();
+    assert_eq!(config.memory.pool_bytes, 16 << 20);
+    let engine = config.engine();
+    assert_eq!(engine.memory_bytes, 16 << 20, "whole slabs");
+    assert_eq!(config.limits.max_in_flight_bytes, 8 << 20);
+    let warned = config.warnings().join("\n");
+    assert!(
+        warned.contains("memory.max_size doesn't count in memory mode"),
+        "{warned}"
+    );
+
+    let alone = load(&yaml("", "64 MiB"), &Environment::default()).unwrap();
+    let named = |text: &String| text.contains("memory.max_size");
+    assert!(!alone.warnings().iter().any(named), "it wasn't set");
+
+    let few = Facts {
+        hugepages_free_bytes: Some(20 << 20),
+        ..plenty()
+    };
+    let request = PoolRequest {
+        pool_bytes: alone.memory.pool_bytes,
+        mode: StorageMode::Memory,
+        drives: 0,
+        hugepages: HugepageMode::Auto,
+    };
+    let verdict = judge_pool(request, &few).unwrap();
+    let short = "storage.max_size is 64 MiB, but only 20 MiB are free in huge pages";
+    assert!(
+        verdict.findings[0].starts_with(short),
+        "{:?}",
+        verdict.findings
+    );
+
+    let tiny = load(&yaml("", "1 MiB"), &Environment::default()).unwrap_err();
+    assert!(
+        tiny.to_string().contains("storage.max_size is 1 MiB"),
+        "{tiny}"
+    );
+}
