@@ -39,7 +39,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 /// What a collector may take at the end of a verb.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
+const EXPORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A key-value server for LLM KV-cache blocks, its client and its tools
 #[derive(Debug, Parser)]
@@ -102,7 +102,9 @@ fn main() -> ExitCode {
         Verb::Completions(completions) => completions.run(),
     };
     // What a client's exporters hold is sent before the process ends; without exporters this does nothing.
-    memkv_client::shutdown_telemetry(EXPORT_TIMEOUT);
+    if let Err(unsent) = memkv_client::shutdown_telemetry(EXPORT_TIMEOUT) {
+        out::tell(format_args!("memkv: warning: {unsent}"));
+    }
     let exit = outcome.unwrap_or_else(|failure| {
         failure.report();
         failure.exit

@@ -37,5 +37,5 @@ pub use error::{EntryOutcome, OpError, TransportCause, outcome_of};
 pub use memkv_proto::blocks::TraceContext;
 pub use memkv_proto::op::{Attrs, Class, Condition, ErrorCode};
 pub use memkv_proto::stat::StatKey;
-pub use meter::shutdown_telemetry;
+pub use meter::{UnsentTelemetry, shutdown_telemetry};
 pub use shared::{BuildError, RegionError, TransportState};

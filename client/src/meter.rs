@@ -154,10 +154,32 @@ fn install(
 /// Sends what the process's exporters still hold; to be called before a process ends, if it can wait for `timeout`.
 ///
 /// Closing a client doesn't do it, because other clients of the process share the exporters.
-pub fn shutdown_telemetry(timeout: Duration) {
-    if let Some(installed) = INSTALLED.get() {
-        installed.telemetry.shutdown(timeout);
+///
+/// # Errors
+/// When the collector didn't take everything.
+pub fn shutdown_telemetry(timeout: Duration) -> Result<(), UnsentTelemetry> {
+    let Some(installed) = INSTALLED.get() else {
+        return Ok(());
+    };
+    if installed.telemetry.shutdown(timeout) {
+        return Ok(());
     }
+    let endpoint = installed.asked.0.clone().unwrap_or_default();
+    Err(UnsentTelemetry { endpoint, timeout })
+}
+
+/// Traces or metrics of this process are lost.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the collector {endpoint} didn't take all traces and metrics, for which it had {} ms at the end; check that it runs, \
+     or unset otel_endpoint (MEMKV_OTEL_ENDPOINT)",
+    .timeout.as_millis()
+)]
+pub struct UnsentTelemetry {
+    /// The collector's address.
+    pub endpoint: String,
+    /// How long the end waited for it.
+    pub timeout: Duration,
 }
 
 fn error_name(code: u16) -> &'static str {

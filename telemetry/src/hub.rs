@@ -18,7 +18,7 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 use crate::clock;
 use crate::exposition::{Format, HubCollector, open_metrics};
 use crate::handles::{ClientMetrics, EngineMetrics, ServerMetrics};
-use crate::labels::LogLevel;
+use crate::labels::{Exporter, LogLevel};
 use crate::metrics;
 use crate::otlp::{self, ExportCounts, MetricShape, MetricWorker, OtlpError, Worker};
 use crate::recorder::{Recorder, Recorders};
@@ -204,8 +204,8 @@ impl Telemetry {
     }
 
     /// Drains the rings once more and sends what is queued; returns by the deadline whatever the
-    /// collector does. Further calls do nothing.
-    pub fn shutdown(&self, timeout: Duration) {
+    /// collector does. Further calls do nothing. Says whether the collector took all there was since the start.
+    pub fn shutdown(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         self.0.stop.store(true, Ordering::Release);
         if let Some(thread) = self.0.thread.lock().take() {
@@ -217,8 +217,12 @@ impl Telemetry {
         let (spans, metrics) = (self.0.span_worker.as_ref(), self.0.metric_worker.get());
         spans.inspect(|worker| worker.close());
         metrics.inspect(|worker| worker.close());
-        spans.inspect(|worker| worker.join(deadline));
-        metrics.inspect(|worker| worker.join(deadline));
+        let spans_ended = spans.is_none_or(|worker| worker.join(deadline));
+        let metrics_ended = metrics.is_none_or(|worker| worker.join(deadline));
+        let failures = &self.0.export_counts.failures;
+        let failed =
+            [Exporter::Traces, Exporter::Metrics].map(|exporter| failures.get(exporter.idx()));
+        spans_ended && metrics_ended && failed == [0, 0]
     }
 }
 

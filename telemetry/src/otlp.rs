@@ -123,17 +123,19 @@ impl ExporterThread {
         Ok(ExporterThread(Mutex::new(Some(thread))))
     }
 
-    /// Waits for its end; gives up at the deadline.
-    fn join(&self, deadline: Instant) {
+    /// Waits for its end; gives up at the deadline and says so by `false`.
+    fn join(&self, deadline: Instant) -> bool {
         let Some(thread) = self.0.lock().take() else {
-            return;
+            return true;
         };
         while !thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        if thread.is_finished() {
+        let ended = thread.is_finished();
+        if ended {
             _ = thread.join();
         }
+        ended
     }
 }
 
@@ -182,9 +184,9 @@ impl<T: Send + 'static> Worker<T> {
         drop(self.queue.lock().take());
     }
 
-    /// Waits until it is sent; gives up at the deadline.
-    pub(crate) fn join(&self, deadline: Instant) {
-        self.thread.join(deadline);
+    /// Waits until it is sent; gives up at the deadline and says so by `false`.
+    pub(crate) fn join(&self, deadline: Instant) -> bool {
+        self.thread.join(deadline)
     }
 }
 

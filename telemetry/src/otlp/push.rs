@@ -64,9 +64,9 @@ impl MetricWorker {
         drop(self.stop.lock().take());
     }
 
-    /// Waits until it is sent; gives up at the deadline.
-    pub(crate) fn join(&self, deadline: Instant) {
-        self.thread.join(deadline);
+    /// Waits until it is sent; gives up at the deadline and says so by `false`.
+    pub(crate) fn join(&self, deadline: Instant) -> bool {
+        self.thread.join(deadline)
     }
 }
 

@@ -183,7 +183,7 @@ fn a_clients_last_counts_reach_the_collector_at_shutdown() {
     telemetry
         .client_metrics()
         .connection_moved(0, None, Some(crate::ConnectionState::Ready));
-    telemetry.shutdown(Duration::from_secs(20));
+    assert!(telemetry.shutdown(Duration::from_secs(20)));
     let request = received
         .try_recv()
         .expect("it was sent before shutdown returned");
@@ -363,7 +363,7 @@ fn a_collector_that_stalls_holds_up_neither_recording_nor_shutdown() {
     std::thread::sleep(Duration::from_millis(50));
     record_gets(&telemetry, 10);
     let started = Instant::now();
-    telemetry.shutdown(Duration::from_millis(300));
+    assert!(!telemetry.shutdown(Duration::from_millis(300)));
     assert!(
         started.elapsed() < Duration::from_secs(5),
         "{:?}",
