@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure, Outcome};
 
 mod pages;
 
-use pages::{PAGES, Page};
+use pages::{FILES, PAGES, Page};
 
 /// Show the documentation that is built into this binary
 #[derive(Debug, Args)]
@@ -55,7 +55,7 @@ impl Doc {
             return Ok(Exit::Done);
         }
         match &self.page {
-            Some(name) => print(find(name).map_err(|error| Failure::new(Exit::Missing, error))?)?,
+            Some(name) => print(find(name).map_err(|error| Failure::new(Exit::Usage, error))?)?,
             None => serve(self.address)?,
         }
         Ok(Exit::Done)
@@ -117,6 +117,10 @@ fn router() -> Router {
             "/{page}",
             get(|Path(name): Path<String>| async move { respond(&name) }),
         )
+        .route(
+            "/files/{*path}",
+            get(|Path(path): Path<String>| async move { respond_file(&path) }),
+        )
 }
 
 fn respond(name: &str) -> Response {
@@ -128,6 +132,19 @@ fn respond(name: &str) -> Response {
             format!("{error}\n"),
         )
             .into_response(),
+    }
+}
+
+/// A file that pages link to, as the text it is.
+fn respond_file(path: &str) -> Response {
+    let text = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    match FILES.iter().find(|file| file.name == path) {
+        Some(file) => (text, file.text).into_response(),
+        None => {
+            let paths: Vec<&str> = FILES.iter().map(|file| file.name).collect();
+            let error = format!("no file {path:?}; there are: {}\n", paths.join(", "));
+            (StatusCode::NOT_FOUND, text, error).into_response()
+        }
     }
 }
 
@@ -170,8 +187,16 @@ fn html(title: &str, markdown: &str) -> String {
     )
 }
 
-/// `../docs/wire.md#frames` → `/wire#frames`, where that is one of the pages.
+/// `../docs/wire.md#frames` → `/wire#frames`, where that is one of the pages; `../LICENSE` → `/files/LICENSE`; a folder →
+/// the list of all pages.
 fn page_link(target: &str) -> Option<String> {
+    let inside = target.trim_start_matches("../").trim_end_matches('/');
+    if FILES.iter().any(|file| file.name == inside) {
+        return Some(format!("/files/{inside}"));
+    }
+    if inside == "docs" || inside == "docs/decisions" {
+        return Some("/".to_owned());
+    }
     let (path, anchor) = target
         .split_once('#')
         .map_or((target, None), |(p, a)| (p, Some(a)));
@@ -230,6 +255,45 @@ mod tests {
         assert_eq!(page_link("../docs/cli.md"), Some("/cli".to_owned()));
         assert_eq!(page_link("cli.md#a"), Some("/cli#a".to_owned()));
         assert_eq!(page_link("https://example.org/"), None);
+    }
+
+    #[test]
+    fn every_link_of_every_page_leads_somewhere() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let (mut dead, mut files) = (Vec::new(), 0);
+        for page in PAGES {
+            for event in Parser::new(page.text) {
+                let Event::Start(Tag::Link { dest_url, .. }) = event else {
+                    continue;
+                };
+                if dest_url.starts_with('#') || dest_url.contains("://") {
+                    continue;
+                }
+                match page_link(&dest_url).as_deref() {
+                    Some("/") => {}
+                    Some(link) => match link.strip_prefix("/files/") {
+                        Some(path) => {
+                            let served = FILES.iter().find(|file| file.name == path).unwrap();
+                            let text = std::fs::read_to_string(root.join(path)).unwrap();
+                            assert_eq!(served.text, text);
+                            assert_eq!(respond_file(path).status(), StatusCode::OK);
+                            files += 1;
+                        }
+                        None => {
+                            let name = link.trim_start_matches('/').split('#').next().unwrap();
+                            assert_eq!(respond(name).status(), StatusCode::OK, "{link}");
+                        }
+                    },
+                    None => dead.push(format!("{}: {dest_url}", page.name)),
+                }
+            }
+        }
+        assert!(
+            dead.is_empty(),
+            "add these to cli/src/doc/pages.rs: {dead:?}"
+        );
+        assert!(files > 0);
+        assert_eq!(respond_file("Cargo.toml").status(), StatusCode::NOT_FOUND);
     }
 
     #[test]

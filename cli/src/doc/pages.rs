@@ -31,3 +31,19 @@ pages! {
     "0003-replies-of-several-parts" => "docs/decisions/0003-replies-of-several-parts.md",
     "0004-a-tokio-runtime-per-data-thread" => "docs/decisions/0004-a-tokio-runtime-per-data-thread.md",
 }
+
+macro_rules! files {
+    ($($path:literal),* $(,)?) => {
+        /// What pages link to that isn't Markdown, by its path in the repository.
+        pub(super) const FILES: &[Page] =
+            &[$(Page { name: $path, text: include_str!(concat!("../../../", $path)) }),*];
+    };
+}
+
+files! {
+    "LICENSE",
+    "config/client.yaml",
+    "config/minimal.yaml",
+    "config/server.yaml",
+    "otel/collector.yaml",
+}

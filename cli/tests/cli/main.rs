@@ -378,7 +378,7 @@ fn doc_into_a_pipe_prints_and_ends() {
         assert!(text(&page.stdout).starts_with("# "), "{name}");
     }
     let output = run(home.path(), &["doc", "nonsense"]);
-    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains(&names[0]));
 }
 
