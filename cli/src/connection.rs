@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use memkv_client::{BuildError, CallOptions, Client, ClientConfig, ConfigError, OpError};
+use memkv_client::{
+    BuildError, CallOptions, Client, ClientConfig, ConfigError, ErrorCode, OpError, StatKey,
+    TransportCause,
+};
 use memkv_settings::{LoadOptions, Override, Source};
 
 use crate::exit::{Exit, Failure};
@@ -89,11 +92,20 @@ fn config_failure(error: ConfigError) -> Failure {
 pub(crate) fn exit_of(error: &OpError) -> Exit {
     match error {
         OpError::BadKey { .. } | OpError::TooLarge { .. } => Exit::Usage,
-        OpError::Transport { .. } | OpError::NoLane { .. } => Exit::Unreachable,
-        OpError::Server { .. }
-        | OpError::BufferTooSmall { .. }
-        | OpError::Corrupt { .. }
-        | OpError::Closed => Exit::Failed,
+        OpError::Transport { cause, .. } => match cause {
+            TransportCause::DeadlineUnsent
+            | TransportCause::DeadlineFenced
+            | TransportCause::DeadlineClosed
+            | TransportCause::ClosedForFence => Exit::Late,
+            _ => Exit::Unreachable,
+        },
+        OpError::NoLane { .. } => Exit::Late,
+        OpError::Server { code, .. } => match code {
+            ErrorCode::TooLarge | ErrorCode::BadKey => Exit::Usage,
+            ErrorCode::DeadlineExceeded => Exit::Late,
+            _ => Exit::Failed,
+        },
+        OpError::BufferTooSmall { .. } | OpError::Corrupt { .. } | OpError::Closed => Exit::Failed,
     }
 }
 
@@ -101,6 +113,34 @@ pub(crate) fn exit_of(error: &OpError) -> Exit {
 pub(crate) fn failed(what: &str, error: OpError) -> Failure {
     let exit = exit_of(&error);
     Failure::new(exit, anyhow::Error::new(error).context(what.to_owned()))
+}
+
+/// What a value is told that a server finds too long, with the server's bound where it says one.
+pub(crate) fn explain_too_large(
+    client: &Client,
+    options: &CallOptions,
+    (key, len): (&[u8], usize),
+    error: &OpError,
+) -> Option<String> {
+    let OpError::Server { server, code, .. } = error else {
+        return None;
+    };
+    if *code != ErrorCode::TooLarge {
+        return None;
+    }
+    let stat = client.with(options).stat(client.server_of(key)).ok();
+    let max = stat.and_then(|stat| stat.get(StatKey::ValueBytesMax));
+    Some(too_large(server, len as u64, max))
+}
+
+fn too_large(server: &str, len: u64, max: Option<u64>) -> String {
+    // One that would have let the value in isn't what refused it.
+    let bound = max.filter(|max| *max < len);
+    let bound = bound.map_or_else(String::new, |max| format!(", at most {max}"));
+    format!(
+        "the value has {len} bytes, more than server {server} has room for{bound}; split it over several keys, or give \
+         the server a larger storage.max_size or more drives"
+    )
 }
 
 /// An error and its causes in one line, for a row of JSON.
@@ -141,6 +181,59 @@ mod tests {
         for wrong in wrong {
             let text = seconds(wrong).unwrap_err();
             assert!(text.contains("above 0 and at most 3153600000 "), "{text}");
+        }
+    }
+
+    fn lost(cause: TransportCause) -> OpError {
+        OpError::Transport {
+            server: "s".into(),
+            cause,
+        }
+    }
+
+    fn answered(code: ErrorCode) -> OpError {
+        OpError::Server {
+            server: "s".into(),
+            code,
+            retry_after: None,
+            detail: "".into(),
+        }
+    }
+
+    #[test]
+    fn time_that_is_over_is_no_server_that_cannot_be_reached() {
+        assert_eq!(
+            exit_of(&lost(TransportCause::ClosedByPeer)),
+            Exit::Unreachable
+        );
+        let late = [
+            lost(TransportCause::DeadlineUnsent),
+            lost(TransportCause::DeadlineFenced),
+            lost(TransportCause::DeadlineClosed),
+            OpError::NoLane { lanes: 1 },
+            answered(ErrorCode::DeadlineExceeded),
+        ];
+        for error in late {
+            assert_eq!(exit_of(&error), Exit::Late, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_value_too_long_for_a_server_ends_like_one_too_long_for_all() {
+        assert_eq!(exit_of(&answered(ErrorCode::TooLarge)), Exit::Usage);
+        assert_eq!(exit_of(&answered(ErrorCode::NoSpace)), Exit::Failed);
+        let text = too_large("s:1", 200, Some(100));
+        for part in [
+            "200 bytes",
+            "server s:1",
+            "at most 100;",
+            "split it",
+            "storage.max_size",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        for unhelpful in [None, Some(1 << 30)] {
+            assert!(!too_large("s:1", 200, unhelpful).contains("at most"));
         }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Exit {
     Partial = 6,
     /// A drive is in use or holds data, and `--force` wasn't given.
     Refused = 7,
+    /// The time that `--timeout` or the configuration gives was over.
+    Late = 8,
 }
 
 impl Exit {
@@ -46,6 +48,10 @@ impl Exit {
         (
             Self::Refused,
             "a drive is in use or holds data, and --force wasn't given",
+        ),
+        (
+            Self::Late,
+            "the time that --timeout gives was over before it was done",
         ),
     ];
 

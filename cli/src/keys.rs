@@ -113,6 +113,8 @@ fn report(
 
 #[cfg(test)]
 mod tests {
+    use memkv_client::TransportCause;
+
     use super::*;
 
     fn exit(results: &[Result<Option<()>, OpError>]) -> Exit {
@@ -123,7 +125,12 @@ mod tests {
 
     #[test]
     fn exit_codes_tell_misses_from_failures_and_some_from_all() {
-        let lost = || Err(OpError::NoLane { lanes: 1 });
+        let lost = || {
+            Err(OpError::Transport {
+                server: "s".into(),
+                cause: TransportCause::ClosedByPeer,
+            })
+        };
         assert_eq!(exit(&[]), Exit::Done);
         assert_eq!(exit(&[Ok(Some(()))]), Exit::Done);
         assert_eq!(exit(&[Ok(Some(())), Ok(None)]), Exit::Missing);

@@ -8,7 +8,7 @@ use memkv_client::{Attrs, Class, Condition};
 use serde_json::json;
 
 use crate::chart;
-use crate::connection::{Connection, failed, seconds};
+use crate::connection::{Connection, explain_too_large, failed, seconds};
 use crate::exit::{Exit, Outcome};
 use crate::{files, out};
 
@@ -21,7 +21,7 @@ use crate::{files, out};
   memkv put session s.bin --ttl 3600 --json     let it expire in an hour; print the version as JSON
 
 Exit codes: 0 stored, 1 refused by the server (a condition that doesn't hold, a full store), 2 a key or
-value out of bounds, 4 no server.")]
+value out of bounds, 4 no server, 8 not in time.")]
 pub(crate) struct Put {
     /// The key, 1 to 512 bytes
     key: String,
@@ -64,7 +64,15 @@ impl Put {
             client
                 .with(&options)
                 .put_with(self.key.as_bytes(), &value, self.attrs(), condition);
-        let version = put.map_err(|error| failed(&format!("put {}", self.key), error))?;
+        let version = put.map_err(|error| {
+            let entry = (self.key.as_bytes(), value.len());
+            let why = explain_too_large(&client, &options, entry, &error);
+            let what = format!("put {}", self.key);
+            failed(
+                &why.map_or(what.clone(), |why| format!("{what}: {why}")),
+                error,
+            )
+        })?;
         let bytes = value.len() as u64;
         if self.json {
             out::print(&format!(

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{CALL_BYTES, CALL_ENTRIES, Progress};
-use crate::connection::{Connection, in_one_line};
+use crate::connection::{Connection, explain_too_large, in_one_line};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files::{self, Lines};
 use crate::{base64, out};
@@ -172,7 +172,13 @@ impl Put {
                     bytes += value.len() as u64;
                     self.tell(progress, key, name, None, version)?;
                 }
-                Err(error) => self.tell(progress, key, name, Some(in_one_line(&error)), None)?,
+                Err(error) => {
+                    let entry = (key.as_bytes(), value.len());
+                    let why = explain_too_large(client, &options, entry, &error);
+                    let told = in_one_line(&error);
+                    let told = why.map_or(told.clone(), |why| format!("{why}: {told}"));
+                    self.tell(progress, key, name, Some(told), None)?;
+                }
             }
         }
         progress.advance(call.len() as u64, bytes);

@@ -115,12 +115,35 @@ fn keys_and_values_out_of_bounds_end_with_2_and_name_the_bound() {
     large.set_len(80 << 20).unwrap();
     shell
         .run(&["put", "large", "large"])
-        .ends(1, &["put large", "too_large"]);
+        .ends(2, &["put large", "83886080 bytes", "too_large", "split it"]);
     shell.run(&["exists", "large"]).ends(5, &[]);
     large.set_len(20 << 20).unwrap();
     shell.run(&["put", "large", "large"]).ends(0, &[]);
     let done = shell.run(&["get", "large"]);
     assert_eq!(done.ends(0, &[]).stdout.len(), 20 << 20);
+    server.stop();
+}
+
+#[test]
+fn what_has_no_end_is_no_value() {
+    let shell = Shell::of("127.0.0.1:1");
+    shell
+        .run(&["put", "k", "/dev/zero"])
+        .ends(2, &["/dev/zero", "at most 1073741824", "split it"]);
+}
+
+#[test]
+fn time_that_is_over_ends_with_8() {
+    let home = TempDir::new().unwrap();
+    let server = server(&home);
+    let shell = Shell::at(&server);
+    let timeout = ["--timeout", "0.000001"];
+    for verb in VERBS {
+        let done = shell.pipe(&[verb, &timeout[..]].concat(), STDIN);
+        let seen = format!("{}{}", done.stderr, done.text());
+        done.ends(8, &[]);
+        assert!(seen.contains("deadline"), "{verb:?}: {seen}");
+    }
     server.stop();
 }
 

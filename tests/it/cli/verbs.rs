@@ -126,6 +126,17 @@ fn a_directory_goes_in_and_comes_out_again() {
     }
     let done = shell.run(&["batch", "get", "m/one", "../escape", "-d", "out"]);
     done.ends(6, &["../escape", "isn't a path inside"]);
+
+    // A name that can't be written fails alone, and a link is skipped but not in silence.
+    std::os::unix::fs::symlink("one", shell.path().join("blocks/link")).unwrap();
+    shell
+        .run(&["batch", "put", "blocks", "--prefix", "n/one/"])
+        .ends(0, &["3 stored", "skipped 1 symbolic link"]);
+    shell.run(&["put", "n/one", "blocks/one"]).ends(0, &[]);
+    shell
+        .run(&["batch", "get", "n/one", "n/one/one", "m/one", "-d", "names"])
+        .ends(6, &["n/one/one", "2 read, 1 failed"]);
+    assert!(shell.path().join("names/m/one").exists());
     server.stop();
 }
 
