@@ -13,6 +13,9 @@ pub const STAGE_COUNT: usize = 10;
 /// The value of a stage that wasn't measured.
 pub const STAGE_ABSENT: u32 = u32::MAX;
 
+/// The only version of a trace context that is defined.
+const TRACE_VERSION: u8 = 0;
+
 /// A W3C trace context: the span of the client that a server's spans become children of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TraceContext {
@@ -45,8 +48,13 @@ impl TraceContext {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let version = reader.u8("trace version")?;
+        if version != TRACE_VERSION {
+            let (field, value) = ("trace version", version.into());
+            return Err(DecodeError::BadValue { field, value });
+        }
         Ok(TraceContext {
-            version: reader.u8("trace version")?,
+            version,
             trace_id: reader.array("trace id")?,
             span_id: reader.array("span id")?,
             flags: reader.u8("trace flags")?,
@@ -148,4 +156,33 @@ pub(crate) fn read_trace(
         .contains(Flags::TRACE)
         .then(|| TraceContext::read(reader))
         .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_context_of_an_unknown_version_is_refused() {
+        for version in [0, 1, 0xff] {
+            let trace = TraceContext {
+                version,
+                trace_id: [1; 16],
+                span_id: [2; 8],
+                flags: 1,
+            };
+            let mut bytes = Vec::new();
+            trace.write(&mut bytes);
+            let read = read_trace(Flags::TRACE, &mut Reader::new(&bytes));
+            let field = "trace version";
+            let expected = match version {
+                0 => Ok(Some(trace)),
+                _ => Err(DecodeError::BadValue {
+                    field,
+                    value: version.into(),
+                }),
+            };
+            assert_eq!(read, expected);
+        }
+    }
 }
