@@ -325,17 +325,20 @@ fn blame(timeline: &Timeline, usual: &Usual) -> Blame {
     if timeline.role == Role::Client {
         return Blame::Unknown; // A client's steps don't tell; its server's span does.
     }
-    let excess = timeline
-        .duration_ns()
-        .saturating_sub(usual.median_ns.unwrap_or(0)) as f64;
+    // Until it is known what is usual, nothing is subtracted from the whole, so nothing from its parts either.
+    let (median_ns, weight) = match usual.median_ns {
+        Some(median_ns) => (median_ns, 1.0),
+        None => (0, 0.0),
+    };
+    let excess = timeline.duration_ns().saturating_sub(median_ns) as f64;
     let over = |stages: &[Stage]| -> f64 {
         let stages = stages.iter().filter_map(|stage| {
             let time = timeline.stage(*stage)?.dur_ns as f64;
-            Some((time - usual.stage_means[stage.idx()]).max(0.0))
+            Some((time - weight * usual.stage_means[stage.idx()]).max(0.0))
         });
         stages.sum()
     };
-    let off_stage = (unaccounted_ns(timeline) - usual.unaccounted_mean).max(0.0);
+    let off_stage = (unaccounted_ns(timeline) - weight * usual.unaccounted_mean).max(0.0);
     let shares = [
         (Blame::Device, over(&[Stage::Device])),
         (Blame::BlockQueue, over(&[Stage::Queue])),

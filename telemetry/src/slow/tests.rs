@@ -69,6 +69,19 @@ fn time_that_no_stage_accounts_for_is_the_processors() {
 }
 
 #[test]
+fn before_a_median_is_known_blame_goes_to_what_took_most() {
+    let mut judge = Judge::new(SlowPolicy::default());
+    for _ in 0..2 {
+        let verdict = judge.judge(&get(1_920_000, &[(Stage::Reply, 1_860_000)]));
+        assert!(verdict.is_slow);
+        assert_eq!(verdict.median_ns, None);
+        assert_eq!(verdict.blame, Some(Blame::Peer));
+    }
+    let verdict = judge.judge(&get(20_000, &[(Stage::Device, 60)]));
+    assert_eq!(verdict.blame, Some(Blame::Cpu));
+}
+
+#[test]
 fn blame_is_unknown_where_nothing_explains_half() {
     let stages = [
         (Stage::Device, 7_000),
