@@ -216,6 +216,11 @@ impl Engine {
         self.shared.tables.refresh_gauges();
     }
 
+    /// The longest value that [`Engine::reserve`] takes as the store is.
+    pub fn value_bytes_max(&self) -> u64 {
+        self.shared.len_bound().0
+    }
+
     /// What the store looks like now. Takes microseconds; call it for people, not per op.
     pub fn status(&self) -> EngineStatus {
         self.drives.status(&self.shared)

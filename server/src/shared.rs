@@ -431,13 +431,16 @@ impl Shared {
             ]);
         }
         fields.extend([
-            (StatKey::ValueBytesMax, memkv_proto::limits::VALUE_BYTES_MAX),
+            (StatKey::ValueBytesMax, value_bytes_max),
             (
                 StatKey::BatchEntriesMax,
                 memkv_proto::limits::BATCH_ENTRIES_MAX as u64,
             ),
         ]);
         fields
+        // What the store takes; the protocol's own bound until it is open.
+        let stored_max = self.engine().map_or(u64::MAX, Engine::value_bytes_max);
+        let value_bytes_max = memkv_proto::limits::VALUE_BYTES_MAX.min(stored_max);
     }
 }
 

@@ -50,28 +50,25 @@ impl Shared {
         (if pages { page_up(len) } else { len }) as usize
     }
 
+    /// The longest value that the store takes, and what limits it.
+    pub(super) fn len_bound(&self) -> (u64, &'static str) {
+        let (bound, limit) = if self.tables.in_memory() {
+            let capacity = self.tables.pool.capacity_bytes() as u64;
+            (capacity, "storage.max_size in memory mode")
+        } else {
+            // What fills the drives is evicted for its own end before that is written.
+            (self.tables.data_bytes / 2, "half of what all drives hold")
+        };
+        if bound < VALUE_BYTES_MAX {
+            (bound, limit)
+        } else {
+            (VALUE_BYTES_MAX, "the engine's longest value")
+        }
+    }
+
     fn check_len(&self, len: u64) -> Result<(), PutError> {
-        if len > VALUE_BYTES_MAX {
-            let limit = "the engine's longest value";
-            return Err(PutError::TooLarge {
-                len,
-                bound: VALUE_BYTES_MAX,
-                limit,
-            });
-        }
-        let capacity = self.tables.pool.capacity_bytes() as u64;
-        if self.tables.in_memory() && len > capacity {
-            let limit = "storage.max_size in memory mode";
-            return Err(PutError::TooLarge {
-                len,
-                bound: capacity,
-                limit,
-            });
-        }
-        // What fills the drives is evicted for its own end before that is written.
-        let bound = self.tables.data_bytes / 2;
-        if !self.tables.in_memory() && len > bound {
-            let limit = "half of what all drives hold";
+        let (bound, limit) = self.len_bound();
+        if len > bound {
             return Err(PutError::TooLarge { len, bound, limit });
         }
         Ok(())
