@@ -93,6 +93,8 @@ pub(crate) enum End {
     FrameStalled,
     /// The client doesn't take its replies.
     NeverReads,
+    /// It had no session yet, and another one needed its place.
+    Crowded,
     /// The session's key is gone.
     KeyRemoved,
     /// Something wasn't authentic.

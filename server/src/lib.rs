@@ -20,6 +20,7 @@ pub mod env;
 mod front;
 #[doc(hidden)]
 pub mod fuzzing;
+mod half_open;
 mod limits;
 mod listen;
 mod observe;

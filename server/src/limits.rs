@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct Limits {
     /// From accept to a finished handshake.
     pub handshake: Duration,
-    /// Connections between accept and a finished handshake, over the whole server. Beyond it the newest is closed.
+    /// Connections between accept and a finished handshake, over the whole server. Beyond it the oldest is closed.
     pub half_open_max: u32,
     /// Without one more byte of a frame that has begun: a client that trickles is closed.
     pub frame_stall: Duration,

@@ -282,13 +282,17 @@ impl Shared {
         let half_open =
             self.half_open.load(Ordering::SeqCst) >= u64::from(self.limits.half_open_max);
         if open || half_open {
-            self.metrics.rejected(RejectReason::Connections);
             return false;
         }
         self.connections.fetch_add(1, Ordering::SeqCst);
         self.half_open.fetch_add(1, Ordering::SeqCst);
         self.metrics.connection_opened(Transport::Tcp);
         true
+    }
+
+    /// A connection was closed because there is no room for it.
+    pub(crate) fn no_room(&self) {
+        self.metrics.rejected(RejectReason::Connections);
     }
 
     /// The acceptor could not accept.
@@ -330,6 +334,10 @@ impl Shared {
             End::HandshakeTimeout | End::FrameStalled | End::NeverReads => {
                 self.metrics.protocol_fault(ProtocolFault::Stalled);
                 debug!(connection = number, %peer, ?end, "closed: the client stalled");
+            }
+            End::Crowded => {
+                self.no_room();
+                debug!(connection = number, %peer, "closed: a newer connection needed its place");
             }
             End::Auth(reason) => {
                 self.metrics.auth_failed(reason);
@@ -430,6 +438,9 @@ impl Shared {
                 (StatKey::Version, status.version),
             ]);
         }
+        // What the store takes; the protocol's own bound until it is open.
+        let stored_max = self.engine().map_or(u64::MAX, Engine::value_bytes_max);
+        let value_bytes_max = memkv_proto::limits::VALUE_BYTES_MAX.min(stored_max);
         fields.extend([
             (StatKey::ValueBytesMax, value_bytes_max),
             (
@@ -438,9 +449,6 @@ impl Shared {
             ),
         ]);
         fields
-        // What the store takes; the protocol's own bound until it is open.
-        let stored_max = self.engine().map_or(u64::MAX, Engine::value_bytes_max);
-        let value_bytes_max = memkv_proto::limits::VALUE_BYTES_MAX.min(stored_max);
     }
 }
 

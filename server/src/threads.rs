@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use crate::dispatch::Thread;
 use crate::front::tcp;
+use crate::half_open::{HalfOpen, Queue};
 use crate::listen;
 use crate::server::StartError;
 use crate::shared::Shared;
@@ -36,7 +37,7 @@ const POLLS_PER_LOOK: u32 = 4;
 /// What a data thread is told.
 enum Command {
     /// Serve this connection.
-    Accept(std::net::TcpStream, SocketAddr),
+    Accept(std::net::TcpStream, SocketAddr, HalfOpen),
     /// Close the sessions of keys that are gone.
     CheckKeys,
     /// Close everything and end.
@@ -129,6 +130,7 @@ async fn accept(
     targets: Vec<(mpsc::UnboundedSender<Command>, Arc<AtomicUsize>)>,
     shared: Arc<Shared>,
 ) {
+    let mut half_open = Queue::default();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -139,16 +141,19 @@ async fn accept(
                 continue;
             }
         };
-        if !shared.may_connect() {
+        if !shared.may_connect() && !(half_open.make_room().await && shared.may_connect()) {
+            shared.no_room();
             drop(stream);
             continue;
         }
-        if let Err(error) = listen::prepare(&stream) {
-            debug!(%error, "a connection died before it was served");
-            continue;
-        }
-        let Ok(stream) = stream.into_std() else {
-            continue;
+        let prepared = listen::prepare(&stream).and_then(|()| stream.into_std());
+        let stream = match prepared {
+            Ok(stream) => stream,
+            Err(error) => {
+                debug!(%error, "a connection died before it was served");
+                shared.connection_closed(false);
+                continue;
+            }
         };
         let fewest = targets
             .iter()
@@ -157,7 +162,10 @@ async fn accept(
             return;
         };
         connections.fetch_add(1, Ordering::Relaxed);
-        if commands.send(Command::Accept(stream, peer)).is_err() {
+        if commands
+            .send(Command::Accept(stream, peer, half_open.enter()))
+            .is_err()
+        {
             return;
         }
     }
@@ -215,7 +223,7 @@ async fn run<M: FrameMac>(
     let tasks: Rc<RefCell<tokio::task::JoinSet<()>>> = Rc::default();
     while let Some(command) = inbox.recv().await {
         match command {
-            Command::Accept(stream, peer) => {
+            Command::Accept(stream, peer, half_open) => {
                 let counted = Counted(count.clone());
                 let stream = match TcpStream::from_std(stream) {
                     Ok(stream) => stream,
@@ -230,7 +238,7 @@ async fn run<M: FrameMac>(
                 while tasks.try_join_next().is_some() {}
                 tasks.spawn_local(async move {
                     let _counted = counted;
-                    tcp::serve::<_, M>(stream, peer, thread).await;
+                    tcp::serve::<_, M>(stream, peer, half_open, thread).await;
                 });
             }
             Command::CheckKeys => thread.check_keys(),

@@ -12,7 +12,7 @@
 //! Generic over the stream, so that TLS, or a test's pipe, can come under it.
 
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use memkv_proto::HEADER_BYTES;
 use memkv_proto::frame::HeadError;
 use memkv_proto::payload::{PayloadMac, TRAILER_BYTES};
-use memkv_proto::session::{OpenError, Opener, Session};
+use memkv_proto::session::{OpenError, Opener, Refusal, RefusalCode, Session};
 use memkv_proto::{FrameHead, FrameMac};
 use memkv_telemetry::clock;
 use memkv_telemetry::{AuthFailure, ProtocolFault};
@@ -31,21 +31,35 @@ use super::send::Sender;
 use super::stream::{ByteStream, CHUNK_BYTES, RECEIVE_BYTES};
 use super::transport::Transport;
 use crate::dispatch::{Begun, Connection, End, Intake, Received, Slot, Thread, sleep_until};
+use crate::half_open::HalfOpen;
 
 /// Serves one connection until it ends, and gives back everything it held.
-pub(crate) async fn serve<S, M>(stream: S, peer: SocketAddr, thread: Rc<Thread>)
-where
+pub(crate) async fn serve<S, M>(
+    stream: S,
+    peer: SocketAddr,
+    half_open: HalfOpen,
+    thread: Rc<Thread>,
+) where
     S: Transport,
     M: FrameMac,
 {
     let connection = thread.connect();
     let open = Open(connection.clone());
     let bytes = ByteStream::new(stream, &connection.progress, &thread.receive);
-    let end = match greet::<S, M>(&bytes, &connection).await {
-        Ok(session) => converse(&bytes, &connection, session).await,
-        Err(end) => end,
+    let end = match greet::<S, M>(&bytes, &connection, &half_open).await {
+        Ok(session) => {
+            drop(half_open);
+            let end = converse(&bytes, &connection, session).await;
+            drop(open);
+            end
+        }
+        Err(end) => {
+            // Its place is left once it isn't counted any more: somebody may wait for that.
+            drop(open);
+            drop(half_open);
+            end
+        }
     };
-    drop(open);
     thread.shared.connection_ended(connection.number, peer, end);
     let _ = poll_fn(|cx| bytes.poll_shutdown(cx)).await;
 }
@@ -59,18 +73,25 @@ impl Drop for Open {
     }
 }
 
-/// The handshake, ended by the sweeper if it takes too long.
+/// The handshake, ended by the sweeper if it takes too long, and where its place is needed.
 async fn greet<S, M>(
     bytes: &ByteStream<S>,
     connection: &Rc<Connection>,
+    half_open: &HalfOpen,
 ) -> Result<Box<Session<M>>, End>
 where
     S: Transport,
     M: FrameMac,
 {
     let mut handshake = Box::pin(handshake::<S, M>(bytes, connection));
+    let mut crowded = Box::pin(half_open.asked_to_leave());
     poll_fn(|cx| {
         connection.polled(cx);
+        if crowded.as_mut().poll(cx).is_ready() {
+            let busy = Refusal::new(RefusalCode::Busy, clock::unix_ns()).to_bytes();
+            let _ = bytes.poll_write(cx, &[IoSlice::new(&busy)]);
+            return Poll::Ready(Err(End::Crowded));
+        }
         match connection.ending() {
             Some(end) => Poll::Ready(Err(end)),
             None => handshake.as_mut().poll(cx),

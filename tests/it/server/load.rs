@@ -6,11 +6,11 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use memkv_proto::op::{OpCode, Outcome};
-use memkv_proto::session::Features;
+use memkv_proto::session::{Features, Refusal, RefusalCode};
 use memkv_tests::http::metric;
 use memkv_tests::poll::until;
 use memkv_tests::server::{Builder, TestServer};
-use memkv_tests::wire::{WireClient, closes_within, connect, shake_hands, value};
+use memkv_tests::wire::{WireClient, closes_within, connect, read_to_close, shake_hands, value};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -110,28 +110,50 @@ fn a_large_value_that_arrives_slowly_but_steadily_is_stored() {
 }
 
 #[test]
-fn half_open_connections_are_bounded() {
+fn half_open_connections_are_bounded_and_the_oldest_makes_room() {
     let server = Builder::memory("64 MiB")
         .limits(|limits| limits.half_open_max = 8)
         .start();
     let mut session = WireClient::connect(server.address());
     assert!(session.is_alive(), "its handshake is over");
-    let half_open: Vec<_> = (0..8).map(|_| connect(server.address())).collect();
-    until("all are counted", SOON, || {
-        (metric(&server, "memkv_connections{transport=\"tcp\"}") == 9.0).then_some(())
-    });
-    let mut refused = connect(server.address());
-    assert!(closes_within(&mut refused, SOON));
+    let mut half_open: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = connect(server.address());
+            stream.write_all(b"MKVS").unwrap();
+            stream
+        })
+        .collect();
+    let open = || metric(&server, "memkv_connections{transport=\"tcp\"}");
+    until("all are counted", SOON, || (open() == 9.0).then_some(()));
+    let mut late = WireClient::connect(server.address());
+    assert_eq!(late.put(b"key", b"value"), Outcome::Ok);
+    assert!(closes_within(&mut half_open[0], SOON), "the oldest went");
     assert_eq!(
         metric(&server, "memkv_rejected_total{reason=\"connections\"}"),
         1.0
     );
-    assert!(session.is_alive(), "sessions aren't touched");
-    drop(half_open);
-    until("there is room again", SOON, || {
-        let mut stream = connect(server.address());
-        shake_hands(&mut stream, Features::default()).ok()
+    assert_eq!(open(), 9.0, "seven without a session, two with one");
+    // However many more come: nobody with a session is touched, and nobody is kept from one.
+    let more: Vec<_> = (0..100).map(|_| connect(server.address())).collect();
+    assert!(WireClient::connect(server.address()).is_alive());
+    assert!(open() <= 8.0 + 3.0);
+    assert!(session.is_alive() && late.is_alive());
+    drop(more);
+}
+
+#[test]
+fn a_connection_that_makes_room_is_told_that_the_server_is_busy() {
+    let server = Builder::memory("64 MiB")
+        .limits(|limits| limits.half_open_max = 1)
+        .start();
+    let mut oldest = connect(server.address());
+    until("it is counted", SOON, || {
+        (metric(&server, "memkv_connections{transport=\"tcp\"}") == 1.0).then_some(())
     });
+    let _newest = connect(server.address());
+    let said = read_to_close(&mut oldest);
+    let refusal = Refusal::decode(&said).expect("a refusal");
+    assert_eq!(refusal.code, RefusalCode::Busy);
 }
 
 #[test]
