@@ -12,12 +12,16 @@
 //! and starts nothing more until it has paid back (a deficit, not a refusal). Nobody waits here without a bound: the
 //! caller parks itself with [`Admission::park`] and answers `Busy` when its patience (about 50 ms) is over.
 //!
+//! A client that doesn't take its replies keeps what it holds only as long as nobody else needs it: each refusal that
+//! others are the reason of is noted, and [`Admission::was_pressed`] tells the sweeper to be impatient with it.
+//!
 //! Nothing here knows a socket, a frame or an engine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
+use memkv_telemetry::clock::{self, Tick};
 use parking_lot::Mutex;
 
 /// The budgets of one server, shared by all of its data threads.
@@ -28,6 +32,8 @@ pub(crate) struct Admission {
     control_bytes_max: u64,
     control_bytes: AtomicU64,
     holders: AtomicU64,
+    /// When an op was last held up by what others hold, as a [`Tick`]; 0 is never.
+    pressed_at: AtomicU64,
     has_parked: AtomicBool,
     parked: Mutex<Vec<Waker>>,
 }
@@ -72,6 +78,7 @@ impl Admission {
             control_bytes_max,
             control_bytes: AtomicU64::new(0),
             holders: AtomicU64::new(0),
+            pressed_at: AtomicU64::new(0),
             has_parked: AtomicBool::new(false),
             parked: Mutex::new(Vec::new()),
         })
@@ -90,6 +97,17 @@ impl Admission {
     /// Request description bytes held now.
     pub(crate) fn control_bytes(&self) -> u64 {
         self.control_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that an op waits for value bytes that other connections hold.
+    fn press(&self) {
+        self.pressed_at.store(clock::now().0, Ordering::Relaxed);
+    }
+
+    /// Whether an op waited for value bytes of other connections within the last `within_ns` before `now`.
+    pub(crate) fn was_pressed(&self, now: Tick, within_ns: u64) -> bool {
+        let at = self.pressed_at.load(Ordering::Relaxed);
+        at != 0 && now.0.saturating_sub(at) <= within_ns
     }
 
     /// Wakes `waker` when bytes were given back. Spurious wake-ups happen; the caller tries again and parks again.
@@ -137,8 +155,7 @@ impl Account {
     }
 
     /// Value bytes this connection holds.
-    #[cfg(test)]
-    fn value_bytes(&self) -> u64 {
+    pub(crate) fn value_bytes(&self) -> u64 {
         self.value_bytes
     }
 
@@ -162,6 +179,9 @@ impl Account {
         };
         if let Some(refusal) = refusal {
             self.shared.value_bytes.fetch_sub(bytes, Ordering::SeqCst);
+            if refusal == Refused::Exhausted && before > self.value_bytes {
+                self.shared.press();
+            }
             return Err(refusal);
         }
         Ok(self.hold(bytes))
@@ -177,7 +197,11 @@ impl Account {
     pub(crate) fn stall(&self) -> Option<Stall> {
         let (used, max) = (self.shared.value_bytes(), self.shared.value_bytes_max);
         if self.value_bytes == 0 {
-            return (used >= max).then_some(Stall::Others);
+            let exhausted = used >= max;
+            if exhausted {
+                self.shared.press();
+            }
+            return exhausted.then_some(Stall::Others);
         }
         let over_share = used > max / 2 && self.value_bytes >= self.shared.fair_share();
         (used >= max || over_share).then_some(Stall::Own)
@@ -352,5 +376,26 @@ mod tests {
         shared.park(&Waker::from(count.clone()));
         account.release(charge);
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn pressure_is_what_others_cause_and_passes() {
+        let second = 1_000_000_000;
+        let shared = Admission::new(8 * MIB, MIB);
+        let mut alone = Account::new(shared.clone());
+        let _ = alone.charge(4 * MIB).unwrap();
+        assert_eq!(alone.charge(4 * MIB), Err(Refused::OverShare));
+        assert!(
+            !shared.was_pressed(clock::now(), second),
+            "it holds itself up"
+        );
+        let _ = alone.charge_after(4 * MIB);
+        assert_eq!(
+            Account::new(shared.clone()).charge(MIB),
+            Err(Refused::Exhausted)
+        );
+        let now = clock::now();
+        assert!(shared.was_pressed(now, second));
+        assert!(!shared.was_pressed(Tick(now.0 + 2 * second), second));
     }
 }

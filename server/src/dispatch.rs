@@ -226,12 +226,17 @@ impl Thread {
         let now = clock::now();
         let limits = self.shared.limits();
         let ns = |duration: std::time::Duration| duration.as_nanos() as u64;
+        let pressed = limits.reply_stall_pressed;
+        let is_pressed = self.shared.admission().was_pressed(now, ns(pressed));
         for (_, connection) in self.connections.borrow().iter() {
             let older = |since: Tick, limit| now.0.saturating_sub(since.0) > ns(limit);
             let unsent = connection.unsent_since.get();
             let end = if connection.session_key.get().is_none() {
                 older(connection.opened, limits.handshake).then_some(End::HandshakeTimeout)
-            } else if unsent.is_some_and(|since| older(since, limits.reply_stall)) {
+            } else if unsent.is_some_and(|since| {
+                older(since, limits.reply_stall)
+                    || (is_pressed && older(since, pressed) && connection.holds_values())
+            }) {
                 Some(End::NeverReads)
             } else if connection.progress.stalled(
                 now,
@@ -337,6 +342,11 @@ impl Connection {
         if self.reader_waits.get() && self.may_read() {
             self.wake();
         }
+    }
+
+    /// Whether value bytes are charged to it.
+    fn holds_values(&self) -> bool {
+        self.state.borrow().account.value_bytes() > 0
     }
 
     /// Whether reads wait for value bytes.

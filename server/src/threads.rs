@@ -294,7 +294,8 @@ async fn sweep(thread: Rc<Thread>) {
     let shortest = limits
         .handshake
         .min(limits.frame_stall)
-        .min(limits.reply_stall);
+        .min(limits.reply_stall)
+        .min(limits.reply_stall_pressed);
     let every = (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1));
     loop {
         tokio::time::sleep(every).await;

@@ -315,7 +315,10 @@ fn a_store_that_may_not_evict_says_no_space_and_takes_deletes() {
 fn overload_is_busy_soon_and_never_a_long_wait() {
     let server = Builder::memory("64 MiB")
         .limit("max_in_flight: 8 MiB")
-        .limits(|limits| limits.reply_stall = Duration::from_secs(20))
+        .limits(|limits| {
+            limits.reply_stall = Duration::from_secs(20);
+            limits.reply_stall_pressed = Duration::from_secs(20);
+        })
         .start();
     let mut hog = WireClient::connect(server.address());
     let mut other = WireClient::connect(server.address());
