@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::rc::Rc;
+use std::time::Duration;
 
 use memkv_proto::FrameMac;
 use memkv_proto::session::{
@@ -14,6 +15,9 @@ use memkv_telemetry::{AuthFailure, ProtocolFault};
 use super::stream::ByteStream;
 use super::transport::Transport;
 use crate::dispatch::{Connection, End};
+
+/// The longest that a connection is kept to tell its client why it ends.
+const FAREWELL_WAIT: Duration = Duration::from_millis(20);
 
 /// Reads a Hello, answers it, reads the Finish.
 ///
@@ -100,6 +104,12 @@ async fn refuse<S: Transport>(bytes: &ByteStream<S>, refusal: &Refusal) -> End {
     };
     send(bytes, &refusal.to_bytes()).await;
     end
+}
+
+/// Tells a client whose place is needed; one that doesn't take it at once isn't told.
+pub(super) async fn say_busy<S: Transport>(bytes: &ByteStream<S>) {
+    let busy = Refusal::new(RefusalCode::Busy, clock::unix_ns()).to_bytes();
+    let _ = tokio::time::timeout(FAREWELL_WAIT, send(bytes, &busy)).await;
 }
 
 /// Sends a few bytes; a client that doesn't take them is ended by the handshake's time limit.

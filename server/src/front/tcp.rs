@@ -12,7 +12,7 @@
 //! Generic over the stream, so that TLS, or a test's pipe, can come under it.
 
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -21,12 +21,12 @@ use std::task::{Context, Poll};
 use memkv_proto::HEADER_BYTES;
 use memkv_proto::frame::HeadError;
 use memkv_proto::payload::{PayloadMac, TRAILER_BYTES};
-use memkv_proto::session::{OpenError, Opener, Refusal, RefusalCode, Session};
+use memkv_proto::session::{OpenError, Opener, Session};
 use memkv_proto::{FrameHead, FrameMac};
 use memkv_telemetry::clock;
 use memkv_telemetry::{AuthFailure, ProtocolFault};
 
-use super::handshake::handshake;
+use super::handshake::{handshake, say_busy};
 use super::send::Sender;
 use super::stream::{ByteStream, CHUNK_BYTES, RECEIVE_BYTES};
 use super::transport::Transport;
@@ -54,6 +54,9 @@ pub(crate) async fn serve<S, M>(
             end
         }
         Err(end) => {
+            if end == End::Crowded {
+                say_busy(&bytes).await;
+            }
             // Its place is left once it isn't counted any more: somebody may wait for that.
             drop(open);
             drop(half_open);
@@ -88,8 +91,6 @@ where
     poll_fn(|cx| {
         connection.polled(cx);
         if crowded.as_mut().poll(cx).is_ready() {
-            let busy = Refusal::new(RefusalCode::Busy, clock::unix_ns()).to_bytes();
-            let _ = bytes.poll_write(cx, &[IoSlice::new(&busy)]);
             return Poll::Ready(Err(End::Crowded));
         }
         match connection.ending() {
