@@ -141,7 +141,9 @@ async fn accept(
                 continue;
             }
         };
-        if !shared.may_connect() && !(half_open.make_room().await && shared.may_connect()) {
+        let has_room =
+            shared.may_connect() || (half_open.make_room().await && shared.may_connect());
+        if !has_room {
             shared.no_room();
             drop(stream);
             continue;
