@@ -334,6 +334,20 @@ pub enum DriveOpenError {
         /// What it takes.
         needed: u64,
     },
+    /// It is formatted with more bytes than it may use now.
+    #[error(
+        "{} is formatted with {formatted} bytes, but its storage.drives[].max_size is {max_size}: \
+         set that to {formatted} B at least, or wipe the drive with `memkv setup --force`",
+        path.display()
+    )]
+    Capped {
+        /// The path.
+        path: PathBuf,
+        /// What its superblock says.
+        formatted: u64,
+        /// What it may use.
+        max_size: u64,
+    },
     /// Its blacklist flag is set.
     #[error("{} is blacklisted after {failures} media errors; replace it", path.display())]
     Blacklisted {

@@ -208,6 +208,31 @@ fn one_damaged_superblock_copy_is_survived_and_four_are_refused() {
 }
 
 #[test]
+fn changed_size_of_a_formatted_drive_is_refused_or_a_finding_never_silent() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut config = files(dir.path(), 1, 32 * MIB);
+    stop(Client::open(config.clone()));
+    config.drives[0].max_size = Some(16 * MIB);
+    let error = refusal(&config);
+    assert!(matches!(error, DriveOpenError::Capped { .. }), "{error:?}");
+    let text = error.to_string();
+    for part in ["max_size is 16777216", "33554432 B", "memkv setup --force"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let findings = |max_size| {
+        let mut config = config.clone();
+        config.drives[0].max_size = max_size;
+        let client = Client::open(config);
+        let findings = client.engine.status().findings;
+        stop(client);
+        let sized = |text: &String| text.contains("max_size is 67108864");
+        findings.iter().any(sized)
+    };
+    assert!(findings(Some(64 * MIB)), "it could use more");
+    assert!(!findings(Some(32 * MIB)) && !findings(None));
+}
+
+#[test]
 fn newer_format_is_refused_by_its_version() {
     let dir = tempfile::tempdir().expect("dir");
     let config = files(dir.path(), 1, 16 * MIB);

@@ -32,14 +32,16 @@ pub(super) fn open(
     config: EngineConfig,
     metrics: EngineMetrics,
 ) -> Result<(Arc<Shared>, Arc<Drives>), OpenError> {
-    let (pool, findings) = pool::open(&config, &metrics)?;
+    let (pool, mut findings) = pool::open(&config, &metrics)?;
     let mut store = match config.mode {
         Mode::Memory => Store {
             key: random_bytes(),
             drives: Vec::new(),
+            findings: Vec::new(),
         },
         Mode::Direct | Mode::File => open_store(&config)?,
     };
+    findings.append(&mut store.findings);
     let hasher = KeyHasher::new(&StoreKey(store.key));
     let index = Index::new(&IndexConfig {
         shards: 64,
@@ -73,6 +75,7 @@ pub(super) enum Found {
 /// The drives of a store, recovered, none of them serving yet.
 pub(super) struct Store {
     pub(super) key: [u8; 32],
+    pub(super) findings: Vec<String>,
     pub(super) drives: Vec<Found>,
 }
 
@@ -137,6 +140,8 @@ impl Store {
 struct Opened {
     media: Media,
     superblock: Option<Superblock>,
+    /// What the operator should know of it.
+    finding: Option<String>,
 }
 
 /// Opens all drives and reads what is on them.
@@ -176,11 +181,15 @@ pub(super) fn open_store(config: &EngineConfig) -> Result<Store, OpenError> {
         media: config.drives[idx].media.clone(),
         source,
     })?;
+    let findings = opened.iter().flatten();
+    let findings = findings.filter_map(|drive| drive.finding.clone()).collect();
     let members = opened
         .into_iter()
         .map(|drive| drive.map(|drive| join(drive, &identity)));
     let members: Vec<Result<(Media, Superblock), String>> = number(members.collect(), &identity);
-    recover_all(config, identity, members)
+    let mut store = recover_all(config, identity, members)?;
+    store.findings = findings;
+    Ok(store)
 }
 
 /// Who the store is.
@@ -384,6 +393,7 @@ fn recover_all(
     Ok(Store {
         key: identity.store_key,
         drives,
+        findings: Vec::new(),
     })
 }
 

@@ -60,9 +60,11 @@ pub(super) fn open_drive(
             let (path, failures) = (drive.media.clone(), superblock.media_errors);
             return Err(DriveOpenError::Blacklisted { path, failures });
         }
+        let finding = compare_size(drive, superblock, create.is_some(), media.bytes)?;
         return Ok(Opened {
             media,
             superblock: Some(superblock.clone()),
+            finding,
         });
     }
     let mut media = media;
@@ -70,7 +72,44 @@ pub(super) fn open_drive(
     Ok(Opened {
         media,
         superblock: None,
+        finding: None,
     })
+}
+
+/// Compares what a formatted drive may use with what it was formatted with, which is what it uses.
+/// A finding where it could use more.
+fn compare_size(
+    drive: &DriveConfig,
+    superblock: &Superblock,
+    file: bool,
+    media_bytes: u64,
+) -> Result<Option<String>, DriveOpenError> {
+    let Some(max_size) = drive.max_size else {
+        return Ok(None);
+    };
+    let formatted = superblock.geometry.capacity;
+    // A device has no more than it has; a file would be made with that size.
+    let usable = if file {
+        max_size
+    } else {
+        max_size.min(media_bytes)
+    };
+    let usable = usable / PAGE as u64 * PAGE as u64;
+    if usable < formatted {
+        let path = drive.media.clone();
+        return Err(DriveOpenError::Capped {
+            path,
+            formatted,
+            max_size,
+        });
+    }
+    Ok((usable > formatted).then(|| {
+        format!(
+            "{} is formatted with {formatted} bytes and uses no more, although its \
+             storage.drives[].max_size is {max_size}: wipe it with `memkv setup --force` to use more",
+            drive.media.display()
+        )
+    }))
 }
 
 /// Reads all copies. Those at the end are found by the capacity of the first valid one, else by
