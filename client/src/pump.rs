@@ -220,7 +220,7 @@ impl<M: FrameMac> Core<M> {
         self.pump(table);
         self.expire(table, clock::now());
         let now = clock::now();
-        let timeout = if !self.state.done.is_empty() {
+        let timeout = if !self.state.done.is_empty() || self.conns.iter().any(Conn::goes_on) {
             Some(Duration::ZERO)
         } else {
             let conn_timer = self.conns.iter().filter_map(Conn::timer).min();

@@ -197,6 +197,11 @@ impl<M: FrameMac> Conn<M> {
         }
     }
 
+    /// Whether it paused only to let others have their turn.
+    pub(super) fn goes_on(&self) -> bool {
+        self.is_up() && self.writable && !self.outbound.is_empty()
+    }
+
     /// Does whatever can be done now without waiting.
     pub(super) fn work<'a, T: OpTable<'a>>(&mut self, state: &mut State, table: &mut T) {
         if let Err(cause) = self.advance(state, table) {

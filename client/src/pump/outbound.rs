@@ -11,8 +11,22 @@ use super::job::{Jobs, OpId};
 /// Bytes handed to the kernel in one call: another connection's turn comes within a fraction of a millisecond, and the
 /// receiver is not woken for less.
 const WRITE_BYTES_MAX: usize = 1 << 20;
+/// Bytes handed to the kernel before the pump looks at replies and deadlines again: a receiver that keeps up would take a
+/// value of any size without a pause.
+const TURN_BYTES: usize = 8 << 20;
 /// Slices in one call; the kernel takes 1024, but after 64 the call's own cost no longer shows.
 const SLICES_MAX: usize = 64;
+
+/// Why writing paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paused {
+    /// Nothing is left.
+    Empty,
+    /// The kernel takes no more.
+    Blocked,
+    /// Others have their turn.
+    Turn,
+}
 
 /// A sealed frame: its header and control part, and whose payload follows.
 #[derive(Debug)]
@@ -95,15 +109,19 @@ impl Outbound {
         self.offset = 0;
     }
 
-    /// Writes until nothing is left (true) or the kernel takes no more (false). Jobs whose frame is out go to `sent`.
+    /// Writes until something ends it. Jobs whose frame is out go to `sent`.
     pub(crate) fn write<'a, T: OpTable<'a>>(
         &mut self,
         stream: &mut TcpStream,
         jobs: &Jobs,
         table: &T,
         sent: &mut Vec<OpId>,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Paused> {
+        let mut turn = TURN_BYTES;
         while !self.frames.is_empty() {
+            if turn == 0 {
+                return Ok(Paused::Turn);
+            }
             let (mut slices, mut count, mut bytes) = ([IoSlice::new(&[]); SLICES_MAX], 0, 0);
             let (mut part, mut offset) = (self.part, self.offset);
             'gather: for frame in &self.frames {
@@ -133,13 +151,16 @@ impl Outbound {
             let written = match written {
                 Ok(0) if count > 0 => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Paused::Blocked);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
             self.consume(written, jobs, table, sent);
+            turn = turn.saturating_sub(written);
         }
-        Ok(true)
+        Ok(Paused::Empty)
     }
 
     fn consume<'a, T: OpTable<'a>>(

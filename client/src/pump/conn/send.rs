@@ -12,6 +12,7 @@ use super::{Conn, Phase};
 use crate::error::TransportCause;
 use crate::pump::job::{OpId, Phase as JobPhase};
 use crate::pump::op::Op;
+use crate::pump::outbound::Paused;
 use crate::pump::{OpTable, State};
 
 /// Frames are sealed only while less than this many wait for the kernel, so that a checksum is computed shortly before its
@@ -51,8 +52,9 @@ impl<M: FrameMac> Conn<M> {
             }
             state.scratch = sent;
             match wrote {
-                Ok(true) => {}
-                Ok(false) => self.writable = false,
+                Ok(Paused::Empty) => {}
+                Ok(Paused::Blocked) => self.writable = false,
+                Ok(Paused::Turn) => return Ok(()),
                 Err(error) => return Err(TransportCause::Lost(Arc::new(error))),
             }
         }
