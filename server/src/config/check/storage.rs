@@ -1,7 +1,10 @@
 //! Where values live: mode, drives and their sizes.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use memkv_engine::DRIVES_MAX;
 use memkv_settings::{ByteSize, Setting, Source};
@@ -96,7 +99,7 @@ impl Checker<'_> {
     }
 
     fn drives(&mut self, mode: StorageMode, raw: Vec<RawDrive>) -> Vec<Drive> {
-        let mut seen: HashMap<PathBuf, usize> = HashMap::new();
+        let mut seen: HashMap<Identity, usize> = HashMap::new();
         let mut drives = Vec::with_capacity(raw.len());
         for (idx, RawDrive { media, max_size }) in raw.into_iter().enumerate() {
             let field = format!("storage.drives[{idx}].media");
@@ -106,7 +109,7 @@ impl Checker<'_> {
                 }
                 continue;
             };
-            if let Some(first) = seen.insert(path.clone(), idx) {
+            if let Some(first) = seen.insert(identity(&path), idx) {
                 self.refuse(format!(
                     "{}: {field} is {}, the same as storage.drives[{first}]; a drive may be listed once",
                     media.source,
@@ -127,5 +130,29 @@ impl Checker<'_> {
             });
         }
         drives
+    }
+}
+
+/// What tells drives apart, however their paths are written.
+#[derive(PartialEq, Eq, Hash)]
+enum Identity {
+    /// The number of a block device.
+    Device(u64),
+    /// Device and inode of a file.
+    File(u64, u64),
+    /// A file that isn't there yet: its folder, resolved where that exists, and its name.
+    New(PathBuf, Option<OsString>),
+}
+
+fn identity(path: &Path) -> Identity {
+    match fs::metadata(path) {
+        Ok(meta) if meta.file_type().is_block_device() => Identity::Device(meta.rdev()),
+        Ok(meta) => Identity::File(meta.dev(), meta.ino()),
+        Err(_) => {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+            Identity::New(folder, path.file_name().map(Into::into))
+        }
     }
 }

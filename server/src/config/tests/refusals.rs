@@ -55,6 +55,12 @@ fn every_startup_refusal_names_field_value_bound_and_remedy() {
         ],
     );
     check(
+        &small("    - media: /tmp/../tmp/d0\n"),
+        expect![
+            "c.yaml:7: storage.drives[1].media is /tmp/../tmp/d0, the same as storage.drives[0]; a drive may be listed once"
+        ],
+    );
+    check(
         &small("    - max_size: 1 GiB\n"),
         expect!["storage.drives[1].media is not set; give the path of the drive"],
     );
