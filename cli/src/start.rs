@@ -3,7 +3,7 @@
 mod observe;
 mod run;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use memkv_server::config::{Config, ConfigError, DEFAULT_PATH, Origin};
@@ -58,17 +58,21 @@ impl Start {
         };
         let config = reading.load();
         if self.check {
-            return self.show(config);
+            return self.show(config, env::home(&reading.environment).as_deref());
         }
         run::run(config.map_err(refusal)?, &reading)
     }
 
     /// `--check`: the table or the JSON on stdout, warnings and problems on stderr.
-    fn show(&self, config: Result<Config, ConfigError>) -> Outcome {
+    fn show(&self, config: Result<Config, ConfigError>, home: Option<&Path>) -> Outcome {
         if self.json {
-            return show_json(config);
+            return show_json(config, home);
         }
         let config = config.map_err(refusal)?;
+        // What a start would end with, too.
+        config
+            .check_auth_keys(home)
+            .map_err(|error| Failure::new(Exit::Config, error))?;
         out::print(&effective_table(config.effective()))?;
         for warning in config.warnings() {
             out::tell(format_args!("memkv: warning: {warning}"));
@@ -77,9 +81,14 @@ impl Start {
     }
 }
 
-fn show_json(config: Result<Config, ConfigError>) -> Outcome {
+fn show_json(config: Result<Config, ConfigError>, home: Option<&Path>) -> Outcome {
     let (exit, shown) = match config {
         Ok(config) => {
+            if let Err(error) = config.check_auth_keys(home) {
+                let problem = format!("{:#}", anyhow::Error::new(error));
+                out::print(&format!("{:#}\n", json!({ "problems": [problem] })))?;
+                return Ok(Exit::Config);
+            }
             let values = effective_json(config.effective());
             (
                 Exit::Done,
@@ -110,5 +119,65 @@ fn refusal(error: ConfigError) -> Failure {
             )
         }
         error => Failure::new(Exit::Config, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use memkv_server::config::Facts;
+    use memkv_settings::Environment;
+
+    use super::*;
+
+    /// How `start --dev --check` ends in this home.
+    fn check(home: Option<&Path>) -> Outcome {
+        let start = Start {
+            config: DEFAULT_PATH.into(),
+            dev: true,
+            check: true,
+            json: false,
+            allow_unknown_keys: false,
+        };
+        let config = Config::dev(
+            &Environment::default(),
+            &Facts::read(),
+            &LoadOptions::default(),
+        );
+        start.show(config.map_err(ConfigError::Invalid), home)
+    }
+
+    #[test]
+    fn a_check_refuses_the_development_key_that_a_start_would_and_makes_none() {
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(check(Some(home.path())).unwrap(), Exit::Done);
+        let key = home.path().join(memkv_settings::dev_key::PATH);
+        assert!(!key.parent().unwrap().exists(), "a check makes nothing");
+        fs::create_dir(key.parent().unwrap()).unwrap();
+        let digits = "0f".repeat(32);
+        for (text, mode, ends) in [
+            (digits.as_str(), 0o600, None),
+            (digits.as_str(), 0o644, Some("mode 0644")),
+            ("garbage", 0o600, Some("64 hexadecimal digits")),
+        ] {
+            fs::write(&key, text).unwrap();
+            fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+            refuses(check(Some(home.path())), ends);
+        }
+        refuses(check(None), Some("HOME is not set"));
+    }
+
+    fn refuses(outcome: Outcome, want: Option<&str>) {
+        match (outcome, want) {
+            (Ok(exit), None) => assert_eq!(exit, Exit::Done),
+            (Err(failure), Some(want)) => {
+                assert_eq!(failure.exit, Exit::Config);
+                let text = failure.error.unwrap().to_string();
+                assert!(text.contains(want), "{text}");
+            }
+            (outcome, want) => panic!("{outcome:?}, but wanted {want:?}"),
+        }
     }
 }

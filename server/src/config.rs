@@ -373,6 +373,17 @@ impl Config {
         self.unknown_keys
     }
 
+    /// Says what [`Config::auth_keys`] would refuse, and makes nothing.
+    ///
+    /// # Errors
+    /// When the development key is needed and can't be had.
+    pub fn check_auth_keys(&self, home: Option<&Path>) -> Result<(), dev_key::DevKeyError> {
+        match &self.network.auth_key {
+            Some(_) => Ok(()),
+            None => dev_key::check(home),
+        }
+    }
+
     /// The keys to authenticate with; makes the development key under `home` where it is needed and
     /// isn't there.
     ///

@@ -65,6 +65,17 @@ pub fn allowed_for(ip: IpAddr) -> bool {
     }
 }
 
+/// Says what [`load_or_create`] would refuse, and makes nothing.
+///
+/// # Errors
+/// When there is no home, or what is there is no key that only we can read.
+pub fn check(home: Option<&Path>) -> Result<(), DevKeyError> {
+    let home = home
+        .filter(|home| home.is_absolute())
+        .ok_or(DevKeyError::NoHome)?;
+    read(&home.join(PATH)).map(|_| ())
+}
+
 /// Reads the development key under `home`, or makes it. Two callers at once get the same key.
 ///
 /// # Errors
