@@ -82,6 +82,7 @@ impl Bench {
         }
         let mut config =
             ClientConfig::from_process().map_err(|error| Failure::new(Exit::Config, error))?;
+        crate::connection::warn(&config);
         config.num_connections = config.num_connections.max(usize::from(self.threads));
         let loopback = config
             .servers

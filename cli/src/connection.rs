@@ -64,9 +64,7 @@ impl Connection {
             None => ClientConfig::resolve(None, &environment, &options),
         };
         let config = config.map_err(config_failure)?;
-        for warning in &config.warnings {
-            crate::out::tell(format_args!("memkv: warning: {warning}"));
-        }
+        warn(&config);
         Client::new(config).map_err(|error| match error {
             BuildError::Config(error) => config_failure(error),
             BuildError::NoRdma | BuildError::Telemetry { .. } => Failure::new(Exit::Config, error),
@@ -81,6 +79,13 @@ impl Connection {
             namespace: self.namespace,
             ..CallOptions::default()
         }
+    }
+}
+
+/// Says what is odd about a configuration.
+pub(crate) fn warn(config: &ClientConfig) {
+    for warning in &config.warnings {
+        crate::out::tell(format_args!("memkv: warning: {warning}"));
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use memkv_settings::dev_key::DevKeyError;
 use memkv_settings::{
     AuthKey, Choice, Document, Effective, Environment, LoadOptions, Problem, Problems, Secret,
-    Setting, Wrong, effective_of, load, range, section,
+    Setting, Wrong, effective_of, load, misspelt_variables, range, section,
 };
 
 use check::{auth_key, check_lengths, resolve_bind_addresses};
@@ -100,10 +100,11 @@ section! {
         /// Share of calls whose spans are exported, where the caller has no trace of its own (0 to 1).
         trace_ratio: Setting<f64> = 0.01, check check_ratio;
         /// host:port where the client serves its own metrics.
-        prometheus_bind: Setting<Option<String>> = None, env ["MEMKV_PROMETHEUS_BIND"], example "127.0.0.1:9464";
+        prometheus_bind: Setting<Option<String>> = None, env ["MEMKV_PROMETHEUS_BIND"], check check_bind,
+            example "127.0.0.1:9464";
         /// OTLP endpoint for the client's traces and metrics, http:// or https://; wins over prometheus_bind.
         otel_endpoint: Setting<Option<String>> = None, env ["MEMKV_OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"],
-            example "http://127.0.0.1:4317";
+            check check_endpoint, example "http://127.0.0.1:4317";
     }
 }
 
@@ -232,6 +233,16 @@ fn check_timeout_secs(secs: &u64) -> Result<(), Wrong> {
     )
 }
 
+fn check_bind(address: &Option<String>) -> Result<(), Wrong> {
+    let address = address.as_deref();
+    address.map_or(Ok(()), memkv_settings::check_bind)
+}
+
+fn check_endpoint(url: &Option<String>) -> Result<(), Wrong> {
+    let url = url.as_deref();
+    url.map_or(Ok(()), memkv_settings::check_otlp_endpoint)
+}
+
 /// Why there is no configuration to run on.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -345,10 +356,15 @@ impl ClientConfig {
         environment: &Environment,
         options: &LoadOptions,
     ) -> Result<Self, ConfigError> {
-        let loaded =
-            load::<RawConfig>(document, environment, options).map_err(ConfigError::Invalid)?;
+        let own = without_foreign_endpoint(environment);
+        let loaded = load::<RawConfig>(document, &own, options).map_err(ConfigError::Invalid)?;
         let advanced = advanced(environment)?;
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        for (name, meant) in misspelt_variables(environment) {
+            warnings.push(format!(
+                "env {name} means nothing to memkv; did you mean {meant}?"
+            ));
+        }
         let mut raw = loaded.value;
         resolve_bind_addresses(&mut raw);
         let mut problems = Vec::new();
@@ -482,6 +498,17 @@ fn placed(servers: &[String], node_ids: &[String], binds: &[Option<IpAddr>]) -> 
         bind: *bind,
     })
     .collect()
+}
+
+/// The environment without an `OTEL_EXPORTER_OTLP_ENDPOINT` that we can't use: other programs' variable is no reason to
+/// refuse.
+fn without_foreign_endpoint(environment: &Environment) -> Environment {
+    const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let usable = |url| memkv_settings::check_otlp_endpoint(url).is_ok();
+    match environment.get(NAME) {
+        Some(url) if !usable(url) => environment.clone().with(NAME, ""),
+        _ => environment.clone(),
+    }
 }
 
 /// The advanced settings: those of the process at its start, unless the caller's environment isn't the process's.

@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dev_key;
+mod endpoint;
 mod environment;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -43,8 +44,10 @@ mod size;
 mod source;
 mod suggest;
 mod value;
+mod variables;
 pub mod yaml;
 
+pub use endpoint::{check_bind, check_otlp_endpoint};
 pub use environment::Environment;
 pub use problem::{Problem, Problems, Wrong};
 pub use render::{Effective, FieldDoc, effective_json, effective_of, effective_table, field_docs};
@@ -57,6 +60,7 @@ pub use size::ByteSize;
 pub use source::Source;
 pub use suggest::nearest;
 pub use value::{Choice, Value, range};
+pub use variables::{VARIABLES, misspelt_variables};
 pub use yaml::Document;
 
 #[doc(hidden)]

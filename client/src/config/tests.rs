@@ -289,6 +289,45 @@ fn wrong_values_name_field_value_bound_and_remedy() {
 }
 
 #[test]
+fn telemetry_that_could_go_nowhere_is_refused() {
+    for wrong in [
+        "garbage",
+        "ftp://x",
+        "http://",
+        "http://x:99999",
+        "localhost:4317",
+    ] {
+        let wants = [
+            "MEMKV_OTEL_ENDPOINT",
+            "otel_endpoint",
+            wrong,
+            "http://127.0.0.1:4317",
+        ];
+        refused("{}", &[("MEMKV_OTEL_ENDPOINT", wrong)], &wants);
+    }
+    for wrong in ["garbage", "x:99999", "http://x:1"] {
+        let wants = [
+            "MEMKV_PROMETHEUS_BIND",
+            "prometheus_bind",
+            wrong,
+            "127.0.0.1:9464",
+        ];
+        refused("{}", &[("MEMKV_PROMETHEUS_BIND", wrong)], &wants);
+    }
+    // Other programs' variable is ignored where it isn't for us.
+    let config = resolve("{}", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "garbage")]).unwrap();
+    assert_eq!(config.otel_endpoint, None);
+}
+
+#[test]
+fn a_misspelt_variable_is_warned_about_with_the_nearest_known() {
+    let config = resolve("{}", &[("MEMKV_SERVRES", "a:1")]).unwrap();
+    let wants = ["MEMKV_SERVRES", "did you mean MEMKV_SERVERS?"];
+    let told = |warning: &String| wants.iter().all(|want| warning.contains(want));
+    assert!(config.warnings.iter().any(told), "{:?}", config.warnings);
+}
+
+#[test]
 fn rdma_transport_is_refused_by_name() {
     refused(
         "transport: rdma",

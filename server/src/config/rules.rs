@@ -109,16 +109,6 @@ pub(super) fn admin_token(token: &Option<Secret>) -> Rule {
 }
 
 pub(super) fn otlp_endpoint(url: &Option<String>) -> Rule {
-    let Some(url) = url else { return Ok(()) };
-    let rest = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"));
-    let host = rest.map(|rest| rest.split('/').next().unwrap_or(""));
-    match host {
-        Some(host) if !host.is_empty() && !url.contains(char::is_whitespace) => Ok(()),
-        _ => Err(Wrong::new(
-            "a URL",
-            "write for example http://127.0.0.1:4317",
-        )),
-    }
+    url.as_deref()
+        .map_or(Ok(()), memkv_settings::check_otlp_endpoint)
 }
