@@ -32,6 +32,11 @@ impl Endpoints {
     /// # Errors
     /// When an address has no port, or --ca can't be read.
     pub(crate) fn all(&self) -> Result<Vec<Admin>, Failure> {
+        for (name, meant) in memkv_settings::misspelt_variables(&memkv_client::env::environment()) {
+            crate::out::tell(format_args!(
+                "memkv: warning: env {name} means nothing to memkv; did you mean {meant}?"
+            ));
+        }
         Admin::all(&self.servers, self.ca.as_deref())
     }
 }
@@ -41,8 +46,11 @@ impl Endpoints {
 pub(crate) struct Admin {
     base: String,
     agent: ureq::Agent,
+    /// What the agent gives one answer.
+    timeout: Duration,
 }
 
+/// What one answer may take. An endpoint that is silent for as long is asked nothing else.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Admin {
@@ -52,26 +60,35 @@ impl Admin {
     /// clients, at the port above it; at each by HTTP and then by HTTPS.
     ///
     /// # Errors
-    /// When an address has no port, or `ca` can't be read.
+    /// When an address has no port, `ca` can't be read, or whatever is there takes the question and stays silent.
     pub(crate) fn all(servers: &[String], ca: Option<&Path>) -> Result<Vec<Self>, Failure> {
-        let agent = agent(ca)?;
+        Self::all_within(servers, ca, TIMEOUT)
+    }
+
+    fn all_within(
+        servers: &[String],
+        ca: Option<&Path>,
+        timeout: Duration,
+    ) -> Result<Vec<Self>, Failure> {
+        let agent = agent(ca, timeout)?;
         let at = |base: String| Self {
             base,
             agent: agent.clone(),
+            timeout,
         };
         if servers.is_empty() {
-            return Ok(vec![at("http://127.0.0.1:9901".to_owned()).or_by_tls()]);
+            return Ok(vec![at("http://127.0.0.1:9901".to_owned()).or_by_tls()?]);
         }
         let find = |server: &String| {
             if server.starts_with("http://") || server.starts_with("https://") {
                 return Ok(at(server.trim_end_matches('/').to_owned()));
             }
-            let as_given = at(format!("http://{server}")).or_by_tls();
+            let as_given = at(format!("http://{server}")).or_by_tls()?;
             match as_given.text("/v1/health") {
                 Ok(_) => Ok(as_given),
                 // Something speaks TLS there: what it lacks is our trust, which its own error says.
                 Err(_) if as_given.base.starts_with("https://") => Ok(as_given),
-                Err(_) => Ok(at(format!("http://{}", above(server)?)).or_by_tls()),
+                Err(_) => at(format!("http://{}", above(server)?)).or_by_tls(),
             }
         };
         servers.iter().map(find).collect()
@@ -83,24 +100,43 @@ impl Admin {
     /// When `server` has no port, or it is the last one there is.
     pub(crate) fn beside(server: &str) -> Result<Self, Failure> {
         let base = format!("http://{}", above(server)?);
-        let agent = agent(None)?;
-        Ok(Self { base, agent }.or_by_tls())
+        let agent = agent(None, TIMEOUT)?;
+        let beside = Self {
+            base,
+            agent,
+            timeout: TIMEOUT,
+        };
+        beside.or_by_tls()
     }
 
-    /// This endpoint by HTTPS, where it answers that and not HTTP.
-    fn or_by_tls(self) -> Self {
-        if self.call("/v1/health").is_ok() {
-            return self;
+    /// This endpoint by HTTPS, where it answers that and not HTTP; an error where it says nothing at all.
+    fn or_by_tls(self) -> Result<Self, Failure> {
+        match self.call("/v1/health") {
+            Ok(_) => return Ok(self),
+            Err(error) if timed_out(&error) => return Err(self.silent(error)),
+            Err(_) => {}
         }
         let by_tls = Self {
             base: self.base.replacen("http://", "https://", 1),
             agent: self.agent.clone(),
+            timeout: self.timeout,
         };
         match by_tls.call("/v1/health") {
-            Ok(_) => by_tls,
-            Err(error) if distrusts(&error) => by_tls,
-            Err(_) => self,
+            Ok(_) => Ok(by_tls),
+            Err(error) if distrusts(&error) => Ok(by_tls),
+            Err(error) if timed_out(&error) => Err(by_tls.silent(error)),
+            Err(_) => Ok(self),
         }
+    }
+
+    /// The failure of a verb whose endpoint didn't answer in time.
+    fn silent(&self, error: ureq::Error) -> Failure {
+        let text = format!(
+            "{} did not answer within {} s; is the server stopped, overloaded, or behind a firewall?",
+            self.base,
+            self.timeout.as_secs_f64()
+        );
+        Failure::new(Exit::Unreachable, anyhow::Error::new(error).context(text))
     }
 
     fn call(&self, path: &str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
@@ -120,6 +156,9 @@ impl Admin {
         let url = format!("{}{path}", self.base);
         let unreachable = |error: anyhow::Error| Failure::new(Exit::Unreachable, error);
         let mut response = self.call(path).map_err(|error| {
+            if timed_out(&error) {
+                return self.silent(error);
+            }
             let hint = if distrusts(&error) {
                 "its certificate isn't trusted; name it, or the one that signed it, with --ca FILE or SSL_CERT_FILE"
             } else {
@@ -181,7 +220,16 @@ fn distrusts(error: &ureq::Error) -> bool {
     }
 }
 
-fn agent(ca: Option<&Path>) -> Result<ureq::Agent, Failure> {
+/// Whether nothing came in time.
+fn timed_out(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Timeout(_) => true,
+        ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::TimedOut,
+        _ => false,
+    }
+}
+
+fn agent(ca: Option<&Path>, timeout: Duration) -> Result<ureq::Agent, Failure> {
     // SSL_CERT_FILE and SSL_CERT_DIR name others. A broken one among many is no reason to stop.
     let system = rustls_native_certs::load_native_certs().certs;
     let mut roots: Vec<Certificate<'static>> = system
@@ -196,7 +244,7 @@ fn agent(ca: Option<&Path>) -> Result<ureq::Agent, Failure> {
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build();
     Ok(ureq::Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(Some(timeout))
         .http_status_as_error(false)
         .tls_config(tls)
         .build()
@@ -231,6 +279,22 @@ mod tests {
         assert_eq!(above("[::1]:9900").unwrap(), "[::1]:9901");
         assert!(above("nowhere").is_err());
         assert!(above("host:65535").is_err());
+    }
+
+    #[test]
+    fn a_silent_endpoint_is_asked_once_and_named_with_the_time() {
+        // The kernel accepts for it; it never reads.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let timeout = Duration::from_millis(500);
+        let started = std::time::Instant::now();
+        let failure = Admin::all_within(std::slice::from_ref(&address), None, timeout).unwrap_err();
+        assert!(started.elapsed() < timeout * 2, "{:?}", started.elapsed());
+        assert_eq!(failure.exit, Exit::Unreachable);
+        let text = failure.error.unwrap().to_string();
+        for want in [address.as_str(), "within 0.5 s"] {
+            assert!(text.contains(want), "{want}: {text}");
+        }
     }
 
     #[test]
