@@ -1,6 +1,7 @@
 //! `memkv slow`: the slow ops of a server, each taken apart stage by stage.
 
 use anyhow::Context;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use memkv_telemetry::slow::SlowOp;
 use serde_json::json;
@@ -25,12 +26,16 @@ pub(crate) struct Slow {
     /// Which ones come first
     #[arg(long, value_enum, default_value_t = Sort::Newest)]
     sort: Sort,
-    /// How many of each server
-    #[arg(long, default_value_t = 10)]
+    /// How many of each server, 1 or more
+    #[arg(long, default_value_t = 10, value_parser = at_least_one())]
     limit: usize,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -106,6 +111,18 @@ fn describe(server: &str, sort: Sort, ops: &[SlowOp]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn none_at_all_is_no_limit() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            slow: Slow,
+        }
+        let parse = |limit| <Line as clap::Parser>::try_parse_from(["slow", "--limit", limit]);
+        assert!(parse("0").unwrap_err().to_string().contains("1.."));
+        assert_eq!(parse("1").unwrap().slow.limit, 1);
+    }
 
     #[test]
     fn a_server_without_slow_ops_says_where_else_to_look() {
