@@ -3,6 +3,7 @@
 //! SIGTERM and SIGINT drain and stop; a second one stops at once, which loses nothing acknowledged but costs the next start a
 //! recovery. SIGHUP reads keys and certificates again, and changes nothing when that fails.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -79,14 +80,25 @@ impl Signals {
 }
 
 /// Makes the folders of `--dev`'s files, so that it runs anywhere; elsewhere a missing folder is a missing mount.
-fn make_folders(config: &Config) -> std::io::Result<()> {
+fn make_folders(config: &Config) -> anyhow::Result<()> {
     let Backend::File(drives) = &config.storage.backend else {
         return Ok(());
     };
     let folders = drives.iter().filter_map(|drive| drive.media.parent());
     folders
         .filter(|folder| !folder.as_os_str().is_empty())
-        .try_for_each(std::fs::create_dir_all)
+        .try_for_each(make_folder)
+}
+
+fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| {
+        let whole = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        format!(
+            "make the folder {} of --dev's data; start in a folder that you may write to, or name drives in a \
+             configuration (--config)",
+            whole.display()
+        )
+    })
 }
 
 /// Starts the server and stays until it has stopped.
@@ -100,7 +112,7 @@ pub(super) fn run(config: Config, reading: &Reading) -> Outcome {
 async fn serve(config: Config, reading: &Reading) -> Outcome {
     let mut signals = Signals::listen()?;
     if reading.origin == Origin::Dev {
-        make_folders(&config).context("make the folder of the development server's data")?;
+        make_folders(&config)?;
     }
     let (telemetry, log) = observe(&config)?;
     announce(&config);
@@ -249,4 +261,20 @@ fn lost(_: oneshot::error::RecvError) -> Failure {
         Exit::Failed,
         anyhow::anyhow!("the server's thread panicked; see above"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named_with_the_remedy() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        std::fs::write(&file, "in the way").unwrap();
+        let error = make_folder(&file.join("data")).unwrap_err().to_string();
+        for want in [file.join("data").to_str().unwrap(), "may write", "--config"] {
+            assert!(error.contains(want), "{want}: {error}");
+        }
+    }
 }
