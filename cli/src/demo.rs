@@ -2,7 +2,8 @@
 //!
 //! It writes about a gibibyte of KV-cache-like blocks of mixed sizes, reads the newest back (from RAM, where the pool
 //! holds them) and the oldest (from the drive), checks every byte, and then lets the server's own telemetry speak:
-//! every latency, stage and tier below comes from `/v1/metrics` and `/v1/slow`, not from guesses of this program.
+//! every stage and tier below comes from `/v1/metrics` and `/v1/slow`, not from guesses of this program. Only how long an
+//! op took is this program's own measurement, because that is exact.
 
 mod blocks;
 mod report;
@@ -15,6 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use memkv_client::config::{ClientConfig, Transport};
 use memkv_client::{Client, OpError};
 use memkv_settings::ByteSize;
+use memkv_telemetry::OpKind;
 
 use crate::admin_http::Admin;
 use crate::args::size;
@@ -22,7 +24,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::scrape::Scrape;
 use crate::slow::Sort;
 use blocks::{Block, Blocks};
-use report::{Phase, Report};
+use report::{Phase, Report, Times};
 
 /// Write, read back and verify a gibibyte of blocks, and show where the time goes
 #[derive(Debug, Args)]
@@ -35,7 +37,7 @@ Examples:
   memkv demo --json | jq .phases   the figures for programs"
 )]
 pub(crate) struct Demo {
-    /// How much to write
+    /// How much to write, in whole blocks of mixed sizes: 11.4 MiB at least, since each size is there once
     #[arg(long, value_name = "SIZE", default_value = "1 GiB", value_parser = size)]
     bytes: ByteSize,
     /// The server's admin endpoint; default: the port above its data port
@@ -63,6 +65,7 @@ impl Demo {
     pub(crate) fn run(self) -> Outcome {
         let config =
             ClientConfig::from_process().map_err(|error| Failure::new(Exit::Config, error))?;
+        crate::connection::warn(&config);
         let server = config
             .servers
             .first()
@@ -91,6 +94,13 @@ impl Demo {
             report: Report::default(),
         };
         let blocks = Blocks::plan(self.bytes.0);
+        if blocks.bytes() > self.bytes.0 {
+            crate::out::tell(format_args!(
+                "memkv demo: writes {} for --bytes '{}': whole blocks, each size at least once",
+                crate::chart::bytes(blocks.bytes()),
+                self.bytes
+            ));
+        }
         run.report.describe_server(&admin.json("/v1/status")?);
         let outcome = run.all(&blocks);
         if !self.keep {
@@ -123,7 +133,9 @@ impl Run<'_> {
         let pool = self.report.pool_bytes();
         let newest = blocks.newest(pool / 4);
         let oldest = blocks.oldest((blocks.bytes().saturating_sub(pool)).min(blocks.bytes() / 4));
-        self.phase("write", &blocks.all, |client, batch, _| put(client, batch))?;
+        self.phase("write", &blocks.all, |client, batch, scratch| {
+            put(client, batch, scratch)
+        })?;
         self.phase("read the newest", newest, |client, batch, scratch| {
             get(client, batch, scratch)
         })?;
@@ -135,8 +147,8 @@ impl Run<'_> {
                 get(client, batch, scratch)
             })?;
         }
-        self.phase("ask what exists", &blocks.all, |client, batch, _| {
-            exists(client, batch)
+        self.phase("ask what exists", &blocks.all, |client, batch, scratch| {
+            exists(client, batch, scratch)
         })
     }
 
@@ -165,6 +177,7 @@ impl Run<'_> {
             entries: blocks.len(),
             bytes: moved,
             seconds,
+            times: scratch.times,
             seen: after.since(&before),
         });
         Ok(())
@@ -185,9 +198,10 @@ struct Scratch {
     expected: Vec<u8>,
     /// Seconds spent on comparing, which the rates leave out.
     checking: f64,
+    times: Times,
 }
 
-fn put(client: &Client, batch: &[Block]) -> anyhow::Result<u64> {
+fn put(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Result<u64> {
     let values: Vec<Vec<u8>> = batch.iter().map(Block::content).collect();
     let items: Vec<(&[u8], &[u8])> = batch
         .iter()
@@ -196,20 +210,27 @@ fn put(client: &Client, batch: &[Block]) -> anyhow::Result<u64> {
         .collect();
     // One entry in a batch of its own shows the single op beside the batch.
     let (single, rest) = items.split_first().context("a batch is never empty")?;
-    client.put(single.0, single.1)?;
-    client
-        .batch_put_views(rest)
-        .into_iter()
-        .collect::<Result<Vec<u64>, OpError>>()?;
+    let times = &mut scratch.times;
+    times.of(OpKind::Put, || client.put(single.0, single.1))?;
+    if !rest.is_empty() {
+        times
+            .of(OpKind::BatchWrite, || client.batch_put_views(rest))
+            .into_iter()
+            .collect::<Result<Vec<u64>, OpError>>()?;
+    }
     Ok(values.iter().map(|value| value.len() as u64).sum())
 }
 
 /// Reads and compares; a block that is gone is an error, because nothing but eviction may take it and the demo's data fits.
 fn get(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Result<u64> {
     let (single, rest) = batch.split_first().context("a batch is never empty")?;
-    let first = client.get(single.key.as_bytes())?;
+    let times = &mut scratch.times;
+    let first = times.of(OpKind::Get, || client.get(single.key.as_bytes()))?;
     let keys: Vec<&[u8]> = rest.iter().map(|block| block.key.as_bytes()).collect();
-    let others = client.batch_get(&keys);
+    let others = match keys.as_slice() {
+        [] => Vec::new(),
+        keys => times.of(OpKind::BatchRead, || client.batch_get(keys)),
+    };
     let started = Instant::now();
     let mut moved = 0;
     for (block, value) in batch.iter().zip(std::iter::once(Ok(first)).chain(others)) {
@@ -232,9 +253,12 @@ fn get(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Resul
     Ok(moved)
 }
 
-fn exists(client: &Client, batch: &[Block]) -> anyhow::Result<u64> {
+fn exists(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Result<u64> {
     let keys: Vec<&[u8]> = batch.iter().map(|block| block.key.as_bytes()).collect();
-    for (block, found) in batch.iter().zip(client.batch_exists(&keys)) {
+    let found = scratch
+        .times
+        .of(OpKind::Exists, || client.batch_exists(&keys));
+    for (block, found) in batch.iter().zip(found) {
         if !found? {
             bail!("{} does not exist any more", block.key);
         }

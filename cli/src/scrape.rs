@@ -44,17 +44,6 @@ impl Scrape {
         self.matching(name, wanted).map(|(_, value)| value).sum()
     }
 
-    /// The values that label `label` takes in `name`.
-    pub(crate) fn label_values(&self, name: &str, label: &str) -> Vec<String> {
-        let mut values: Vec<String> = self
-            .matching(name, &[])
-            .filter_map(|(labels, _)| labels.get(label).cloned())
-            .collect();
-        values.sort();
-        values.dedup();
-        values
-    }
-
     /// The histogram `name` over all series whose labels include `wanted`.
     pub(crate) fn histogram(&self, name: &str, wanted: &[(&str, &str)]) -> Histogram {
         let mut buckets: Vec<(f64, f64)> = Vec::new();
@@ -97,14 +86,17 @@ impl Histogram {
         self.buckets.last().map_or(0.0, |(_, count)| *count)
     }
 
-    /// The mean in seconds; `None` without observations.
-    pub(crate) fn mean(&self) -> Option<f64> {
-        (self.count() > 0.0).then(|| self.sum / self.count())
-    }
-
     /// The value in seconds below which `q` (0 to 1) of the observations lie, interpolated within its bucket as
     /// PromQL's `histogram_quantile` does; `None` without observations. Above the last finite bound it is that bound.
+    /// Never more than the sum, which is the one observation where there is but one.
     pub(crate) fn quantile(&self, q: f64) -> Option<f64> {
+        if self.count() == 1.0 {
+            return Some(self.sum);
+        }
+        self.interpolated(q).map(|found| found.min(self.sum))
+    }
+
+    fn interpolated(&self, q: f64) -> Option<f64> {
         let total = self.count();
         if total <= 0.0 {
             return None;
@@ -184,7 +176,7 @@ mod tests {
         assert_eq!(histogram.count(), 100.0);
         assert_eq!(histogram.quantile(0.5), Some(0.001));
         assert!((histogram.quantile(0.75).unwrap() - 0.0055).abs() < 1e-9);
-        assert!((histogram.mean().unwrap() - 0.003).abs() < 1e-9);
+        assert!((histogram.sum - 0.3).abs() < 1e-9);
     }
 
     #[test]
@@ -195,7 +187,15 @@ mod tests {
         assert_eq!(scrape.sum("a", &[("x", "1")]), 7.0);
         assert_eq!(scrape.sum("a", &[]), 12.0);
         assert_eq!(scrape.sum("up", &[]), 1.0);
-        assert_eq!(scrape.label_values("a", "y"), ["2", "3"]);
+    }
+
+    #[test]
+    fn a_single_observation_is_its_own_every_quantile() {
+        let text = "d_bucket{le=\"0.016\"} 0\nd_bucket{le=\"0.033\"} 1\nd_bucket{le=\"+Inf\"} 1\nd_sum 0.02\n";
+        let histogram = Scrape::parse(text).histogram("d", &[]);
+        for q in [0.5, 0.99, 0.999] {
+            assert_eq!(histogram.quantile(q), Some(0.02), "{q}");
+        }
     }
 
     #[test]

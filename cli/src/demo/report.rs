@@ -1,7 +1,10 @@
 //! What the demo shows: a table per op, where its time went, which tier answered, and the slowest op taken apart.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Instant;
 
+use memkv_telemetry::OpKind;
 use memkv_telemetry::slow::{SlowOp, human_us};
 use serde_json::{Value, json};
 
@@ -19,7 +22,45 @@ pub(super) struct Phase {
     pub(super) entries: usize,
     pub(super) bytes: u64,
     pub(super) seconds: f64,
+    pub(super) times: Times,
     pub(super) seen: Scrape,
+}
+
+/// How long each call took as this program saw it, by op: exact, where a histogram of the server's knows buckets only.
+#[derive(Debug, Default)]
+pub(super) struct Times(BTreeMap<&'static str, Vec<f64>>);
+
+impl Times {
+    /// Runs a call of `op` and keeps how long it took.
+    pub(super) fn of<T>(&mut self, op: OpKind, call: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let answer = call();
+        self.note(op, started.elapsed().as_secs_f64());
+        answer
+    }
+
+    fn note(&mut self, op: OpKind, seconds: f64) {
+        self.0.entry(op.name()).or_default().push(seconds);
+    }
+
+    /// Each op with its sorted times in seconds, busiest first.
+    fn sorted(&self) -> Vec<(&'static str, Vec<f64>)> {
+        let sort = |(op, times): (&&'static str, &Vec<f64>)| {
+            let mut times = times.clone();
+            times.sort_by(f64::total_cmp);
+            (*op, times)
+        };
+        let mut ops: Vec<_> = self.0.iter().map(sort).collect();
+        let busy = |times: &[f64]| times.iter().sum::<f64>();
+        ops.sort_by(|a, b| busy(&b.1).total_cmp(&busy(&a.1)));
+        ops
+    }
+}
+
+/// The time that `q` (0 to 1) of the sorted `times` don't exceed: always one that was measured.
+fn exact(times: &[f64], q: f64) -> Option<f64> {
+    let rank = (q * times.len() as f64).ceil() as usize;
+    times.get(rank.saturating_sub(1)).copied()
 }
 
 #[derive(Debug, Default)]
@@ -92,23 +133,29 @@ impl Report {
                 named.collect::<Vec<_>>().join(", ")
             );
         }
-        for op in phase.ops() {
-            let times = phase.seen.histogram(OP, &[("op", &op)]);
+        for (op, times) in phase.times.sorted() {
+            let time = |q| human(exact(&times, q));
             let _ = writeln!(
                 text,
-                "  {op:<13}{:>8} ops   p50 {:>9}   p99 {:>9}   p99.9 {:>9}",
-                times.count(),
-                quantile(&times, 0.5),
-                quantile(&times, 0.99),
-                quantile(&times, 0.999),
+                "  {op:<13}{:>8} ops   p50 {:>9}   p99 {:>9}   p99.9 {:>9}   max {:>9}",
+                times.len(),
+                time(0.5),
+                time(0.99),
+                time(0.999),
+                time(1.0),
             );
-            stages_text(phase, &op, &times, text);
+            stages_text(phase, op, &times, text);
         }
     }
 
     fn slowest_text(&self, text: &mut String) {
         if let Some(slowest) = &self.slowest {
-            let _ = write!(text, "\nThe slowest op of all: {}", slowest.render(48));
+            let _ = write!(
+                text,
+                "\nOps are timed by this program, stages by the server; stages that overlap share their time.\n\
+                 The slowest op since the server's start, as the server timed it: {}",
+                slowest.render(48)
+            );
         }
     }
 
@@ -118,63 +165,72 @@ impl Report {
     }
 }
 
-/// One line a stage: its share of the op's mean time as a bar, then its quantiles.
-fn stages_text(phase: &Phase, op: &str, times: &Histogram, text: &mut String) {
-    let mean = times.mean().unwrap_or(0.0);
+/// One line a stage: its share of the ops' time as a bar, then its quantiles.
+fn stages_text(phase: &Phase, op: &str, times: &[f64], text: &mut String) {
     for stage in phase.stages(op) {
-        let histogram = phase
-            .seen
-            .histogram(STAGE, &[("op", op), ("stage", &stage)]);
-        // Spread over all ops of this kind: a stage that only some ops have weighs what it cost them all.
-        let share = if mean > 0.0 {
-            histogram.sum / times.count() / mean
-        } else {
-            0.0
-        };
+        let time = |q| human(stage.quantile(q, times));
         let _ = writeln!(
             text,
-            "    {stage:<9}{} {:>3.0} %   p50 {:>9}   p99 {:>9}   p99.9 {:>9}",
-            chart::bar(share, 24),
-            share * 100.0,
-            quantile(&histogram, 0.5),
-            quantile(&histogram, 0.99),
-            quantile(&histogram, 0.999),
+            "    {:<9}{} {:>3.0} %   p50 {:>9}   p99 {:>9}   p99.9 {:>9}",
+            stage.name,
+            chart::bar(stage.share, 24),
+            stage.share * 100.0,
+            time(0.5),
+            time(0.99),
+            time(0.999),
         );
     }
 }
 
-fn quantile(histogram: &Histogram, q: f64) -> String {
-    histogram
-        .quantile(q)
-        .map_or_else(|| "-".to_owned(), |seconds| human_us(seconds * 1e6))
+fn human(seconds: Option<f64>) -> String {
+    seconds.map_or_else(|| "-".to_owned(), |seconds| human_us(seconds * 1e6))
+}
+
+/// What a stage of an op cost, as the server counted it.
+struct StageCost {
+    name: &'static str,
+    seconds: Histogram,
+    /// Of the time of all ops of this kind; all stages together at most 1.
+    share: f64,
+}
+
+impl StageCost {
+    /// A quantile of its time; no stage takes longer than the slowest of the `ops` that it is part of.
+    fn quantile(&self, q: f64, ops: &[f64]) -> Option<f64> {
+        let found = self.seconds.quantile(q)?;
+        Some(ops.last().map_or(found, |slowest| found.min(*slowest)))
+    }
 }
 
 impl Phase {
-    /// The ops that ran, busiest first.
-    fn ops(&self) -> Vec<String> {
-        let mut ops: Vec<(f64, String)> = self
-            .seen
-            .label_values(&format!("{OP}_bucket"), "op")
-            .into_iter()
-            .map(|op| (self.seen.histogram(OP, &[("op", &op)]).sum, op))
-            .filter(|(sum, _)| *sum > 0.0)
-            .collect();
-        ops.sort_by(|a, b| b.0.total_cmp(&a.0));
-        ops.into_iter().map(|(_, op)| op).collect()
-    }
-
     /// The stages that `op` went through, in the order they come.
-    fn stages(&self, op: &str) -> Vec<String> {
-        memkv_telemetry::Stage::ALL
-            .iter()
-            .map(|stage| stage.name().to_owned())
-            .filter(|stage| {
-                self.seen
-                    .histogram(STAGE, &[("op", op), ("stage", stage)])
-                    .count()
-                    > 0.0
+    fn stages(&self, op: &str) -> Vec<StageCost> {
+        let whole = self.seen.histogram(OP, &[("op", op)]).sum;
+        let cost = |stage: &memkv_telemetry::Stage| {
+            let name = stage.name();
+            let seconds = self.seen.histogram(STAGE, &[("op", op), ("stage", name)]);
+            // Spread over all ops of this kind: a stage that only some ops have weighs what it cost them all.
+            let share = if whole > 0.0 {
+                seconds.sum / whole
+            } else {
+                0.0
+            };
+            (seconds.count() > 0.0).then_some(StageCost {
+                name,
+                seconds,
+                share,
             })
-            .collect()
+        };
+        let mut stages: Vec<StageCost> = memkv_telemetry::Stage::ALL
+            .iter()
+            .filter_map(cost)
+            .collect();
+        // Stages that run at once add up to more than there was.
+        let sum = stages.iter().map(|stage| stage.share).sum::<f64>();
+        for stage in &mut stages {
+            stage.share /= sum.max(1.0);
+        }
+        stages
     }
 
     /// Shares of the entries by the tier that answered; entries without one (writes, exists) don't count.
@@ -196,27 +252,32 @@ impl Phase {
     }
 
     fn json(&self) -> Value {
-        let quantiles = |histogram: &Histogram| {
+        let quantiles = |count: f64, of: &dyn Fn(f64) -> Option<f64>| {
             json!({
-                "count": histogram.count(),
-                "p50_seconds": histogram.quantile(0.5),
-                "p99_seconds": histogram.quantile(0.99),
-                "p999_seconds": histogram.quantile(0.999),
+                "count": count,
+                "p50_seconds": of(0.5),
+                "p99_seconds": of(0.99),
+                "p999_seconds": of(0.999),
             })
         };
         let ops: Vec<Value> = self
-            .ops()
+            .times
+            .sorted()
             .iter()
-            .map(|op| {
+            .map(|(op, times)| {
                 let stages: serde_json::Map<String, Value> = self
                     .stages(op)
                     .into_iter()
                     .map(|stage| {
-                        let histogram = self.seen.histogram(STAGE, &[("op", op), ("stage", &stage)]);
-                        (stage, quantiles(&histogram))
+                        let mut shown =
+                            quantiles(stage.seconds.count(), &|q| stage.quantile(q, times));
+                        shown["share"] = json!(stage.share);
+                        (stage.name.to_owned(), shown)
                     })
                     .collect();
-                json!({ "op": op, "time": quantiles(&self.seen.histogram(OP, &[("op", op)])), "stages": stages })
+                let mut time = quantiles(times.len() as f64, &|q| exact(times, q));
+                time["max_seconds"] = json!(times.last());
+                json!({ "op": op, "time": time, "stages": stages })
             })
             .collect();
         let tiers: serde_json::Map<String, Value> = self
@@ -239,6 +300,12 @@ impl Phase {
 mod tests {
     use super::*;
 
+    fn times(op: OpKind, seconds: &[f64]) -> Times {
+        let mut times = Times::default();
+        seconds.iter().for_each(|seconds| times.note(op, *seconds));
+        times
+    }
+
     fn report(direct_io: bool) -> Report {
         let seen = "memkv_op_duration_seconds_bucket{op=\"get\",le=\"0.001\"} 10\n\
             memkv_op_duration_seconds_bucket{op=\"get\",le=\"+Inf\"} 10\nmemkv_op_duration_seconds_sum{op=\"get\"} 0.004\n\
@@ -251,6 +318,7 @@ mod tests {
             entries: 10,
             bytes: 1 << 20,
             seconds: 0.5,
+            times: times(OpKind::Get, &[0.0004; 10]),
             seen: Scrape::parse(seen),
         };
         let mut report = Report {
@@ -276,5 +344,59 @@ mod tests {
         let text = report(true).text();
         assert!(text.contains("75 %"), "{text}");
         assert!(text.contains("device"), "{text}");
+    }
+
+    /// What a server says after puts that took these times, with two stages that ran at once.
+    fn overlapping(seconds: &[f64]) -> Phase {
+        let (sum, count): (f64, usize) = (seconds.iter().sum(), seconds.len());
+        let buckets = |name: &str, labels: &str, sum: f64| {
+            format!(
+                "{name}_bucket{{{labels},le=\"0.032768\"}} {}\n{name}_bucket{{{labels},le=\"0.065536\"}} {count}\n\
+                 {name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {sum}\n",
+                count - 1
+            )
+        };
+        let seen = buckets(OP, "op=\"put\"", sum)
+            + &buckets(STAGE, "op=\"put\",stage=\"lease\"", sum * 0.6)
+            + &buckets(STAGE, "op=\"put\",stage=\"transfer\"", sum * 0.99);
+        Phase {
+            name: "write",
+            entries: count,
+            bytes: 0,
+            seconds: 1.0,
+            times: times(OpKind::Put, seconds),
+            seen: Scrape::parse(&seen),
+        }
+    }
+
+    #[test]
+    fn no_quantile_is_above_the_slowest_op_and_one_op_shows_one_time() {
+        for seconds in [vec![0.0526], [vec![0.02; 9], vec![0.0526]].concat()] {
+            let shown = overlapping(&seconds).json();
+            let op = &shown["ops"][0];
+            let time = |of: &Value, q: &str| of[q].as_f64().unwrap();
+            for q in ["p50_seconds", "p99_seconds", "p999_seconds"] {
+                let (lowest, highest) = (seconds[0], 0.0526);
+                let found = time(&op["time"], q);
+                assert!((lowest..=highest).contains(&found), "{q}: {shown}");
+                for stage in ["lease", "transfer"] {
+                    assert!(time(&op["stages"][stage], q) <= highest, "{q}: {shown}");
+                }
+            }
+            assert_eq!(op["time"]["count"], seconds.len() as f64);
+            assert_eq!(op["time"]["max_seconds"], 0.0526);
+        }
+    }
+
+    #[test]
+    fn shares_of_stages_that_overlap_sum_to_at_most_the_whole() {
+        let shown = overlapping(&[0.02, 0.03]).json();
+        let share = |stage: &str| {
+            let share = &shown["ops"][0]["stages"][stage]["share"];
+            share.as_f64().unwrap()
+        };
+        let (lease, transfer) = (share("lease"), share("transfer"));
+        assert!(lease + transfer <= 1.0 + 1e-9, "{shown}");
+        assert!((lease / transfer - 0.6 / 0.99).abs() < 1e-9, "{shown}");
     }
 }
