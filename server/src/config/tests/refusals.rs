@@ -174,7 +174,7 @@ fn every_value_outside_its_bound_is_told_at_once() {
             c.yaml:37: limits.max_connections is 0, but must be 1 to 4194304; each needs a file descriptor
             c.yaml:38: limits.max_in_flight is big, but must be a size; write bytes or a number with B, KiB, KB, MiB, MB, GiB, GB, TiB, TB
             c.yaml:39: limits.drain_seconds is 1d, but must be a whole number from 0 to 4294967295
-            c.yaml:41: telemetry.otlp_endpoint is collector:4317, but must be a URL; write for example http://127.0.0.1:4317
+            c.yaml:41: telemetry.otlp_endpoint is collector:4317, but must be a URL with http:// or https://, a host, and a port of 1 to 65535; write for example http://127.0.0.1:4317
             c.yaml:42: telemetry.otlp_protocol is gprc, but must be auto | grpc | http; did you mean grpc?
             c.yaml:43: telemetry.sample_ratio is 2, but must be 0 to 1; 0.01 traces one in a hundred
             c.yaml:44: telemetry.spans_per_second is -5, but must be a whole number from 0 to 4294967295
