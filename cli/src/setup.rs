@@ -7,14 +7,14 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::bail;
 use clap::Args;
-use memkv_engine::{DriveOpenError, MediaContent, format_drive, inspect_media};
+use memkv_engine::{DriveOpenError, FILE_DRIVE_BYTES, MediaContent, format_drive, inspect_media};
 use memkv_server::config::Facts;
 use memkv_settings::{ByteSize, Value};
 
@@ -27,6 +27,9 @@ use crate::out;
     after_help = "The configuration goes to stdout, everything else to stderr. A drive that is mounted, in use,
 partitioned, or holds a file system or other data is refused (exit code 7), and then no drive is
 touched. Paths of files, which need not exist yet, give a server in file mode.
+
+memory.max_size becomes the reserved huge pages in direct mode, where there are any; else 80 % of the RAM that is
+free, but no more than the drives hold (a new file: 4 GiB), and at least 64 MiB.
 
 Examples:
   memkv setup --drives /dev/nvme1n1 /dev/nvme2n1 > /etc/memkv/config.yaml
@@ -111,7 +114,7 @@ impl Setup {
             }
         }
         let facts = Facts::read();
-        let pool = pool_size(mode, &facts);
+        let pool = pool_size(mode, &facts, drives.iter().map(Drive::capacity).sum());
         let device = self
             .rdma
             .clone()
@@ -194,6 +197,17 @@ impl Setup {
 }
 
 impl Drive {
+    /// What it holds at most: a device's size; a store's file as it is; else what a server makes a file.
+    fn capacity(&self) -> u64 {
+        let end = fs::File::open(&self.path).and_then(|mut media| media.seek(SeekFrom::End(0)));
+        match (self.kind, &self.content, end) {
+            (Kind::Device, _, Ok(bytes)) | (Kind::File, Content::Store, Ok(bytes)) => bytes,
+            // Unreadable, it sets no bound.
+            (Kind::Device, _, Err(_)) => 1 << 50,
+            (Kind::File, ..) => FILE_DRIVE_BYTES,
+        }
+    }
+
     /// Looks at a path; the error is a line for the user.
     fn inspect(path: PathBuf) -> Result<Self, String> {
         let named = |error: io::Error| format!("{}: {error}", path.display());
@@ -336,19 +350,23 @@ fn mode_of(drives: &[Drive]) -> Result<Mode, Failure> {
     }
 }
 
+/// A pool is at least this large, whatever the machine has.
+const POOL_MIN: u64 = 64 << 20;
+
 /// The pool: the huge pages that are reserved, where there are any worth it; else 80 % of the RAM
-/// that is free.
-fn pool_size(mode: Mode, facts: &Facts) -> ByteSize {
+/// that is free, but no more than `drives` hold: a pool that has room for all values has no use for
+/// more.
+fn pool_size(mode: Mode, facts: &Facts, drives: u64) -> ByteSize {
     let reserved = facts.hugepages_free_bytes.unwrap_or(0);
     let share = facts.ram_available_bytes.unwrap_or(1 << 30) / 10 * 8;
     let bytes = if mode == Mode::Direct && reserved >= 256 << 20 {
         reserved
     } else {
-        share
+        share.min(drives.max(POOL_MIN))
     };
     // Whole GiB where that loses little; always whole slabs, and a few of them.
     let unit = if bytes >= 16 << 30 { 1 << 30 } else { 2 << 20 };
-    ByteSize((bytes / unit * unit).max(64 << 20))
+    ByteSize((bytes / unit * unit).max(POOL_MIN))
 }
 
 fn first_rdma_device(sys: &Path) -> String {

@@ -138,7 +138,7 @@ fn files_and_devices_do_not_mix() {
 }
 
 #[test]
-fn the_pool_takes_four_fifths_of_free_ram_or_the_reserved_huge_pages() {
+fn the_pool_takes_reserved_huge_pages_or_four_fifths_of_free_ram_up_to_what_drives_hold() {
     let facts = |ram: u64, huge: u64| Facts {
         cores: 1,
         hugepages_free_bytes: Some(huge),
@@ -147,16 +147,20 @@ fn the_pool_takes_four_fifths_of_free_ram_or_the_reserved_huge_pages() {
         ram_available_bytes: Some(ram),
     };
     let gib = |n: u64| n << 30;
-    for (mode, ram, huge, expected) in [
-        (Mode::Direct, gib(310), 0, ByteSize::gib(248)),
-        (Mode::Direct, gib(64), gib(200), ByteSize::gib(200)),
-        (Mode::Direct, gib(10), 64 << 20, ByteSize::gib(8)),
-        (Mode::File, gib(10), gib(200), ByteSize::gib(8)),
-        (Mode::File, 1 << 20, 0, ByteSize::mib(64)),
-        (Mode::File, 1001 << 20, 0, ByteSize::mib(800)),
+    let large = gib(4000);
+    for (mode, ram, huge, drives, expected) in [
+        (Mode::Direct, gib(310), 0, large, ByteSize::gib(248)),
+        (Mode::Direct, gib(64), gib(200), large, ByteSize::gib(200)),
+        (Mode::Direct, gib(10), 64 << 20, large, ByteSize::gib(8)),
+        (Mode::File, gib(10), gib(200), large, ByteSize::gib(8)),
+        (Mode::File, 1 << 20, 0, large, ByteSize::mib(64)),
+        (Mode::File, 1001 << 20, 0, large, ByteSize::mib(800)),
+        (Mode::File, gib(24), 0, gib(4), ByteSize::gib(4)),
+        (Mode::File, gib(24), 0, 1 << 20, ByteSize::mib(64)),
+        (Mode::Direct, gib(24), 0, gib(4), ByteSize::gib(4)),
     ] {
         assert_eq!(
-            pool_size(mode, &facts(ram, huge)),
+            pool_size(mode, &facts(ram, huge), drives),
             expected,
             "{mode:?} {ram} {huge}"
         );
