@@ -28,8 +28,8 @@ use crate::out;
 partitioned, or holds a file system or other data is refused (exit code 7), and then no drive is
 touched. Paths of files, which need not exist yet, give a server in file mode.
 
-memory.max_size becomes the reserved huge pages in direct mode, where there are any; else 80 % of the RAM that is
-free, but no more than the drives hold (a new file: 4 GiB), and at least 64 MiB.
+memory.max_size becomes the reserved huge pages in direct mode, where there are any; else 80 % of
+the free RAM, but no more than the drives hold (a new file: 4 GiB), and at least 64 MiB.
 
 Examples:
   memkv setup --drives /dev/nvme1n1 /dev/nvme2n1 > /etc/memkv/config.yaml
