@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use memkv_tests::program::{binary, command, run, xtask};
+use memkv_tests::tier::Tier;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -42,9 +43,10 @@ impl Drop for Killed {
 fn make_run_starts_shows_and_drains() {
     let bound = |port: &u16| TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], *port)));
     if PORTS.iter().any(|port| bound(port).is_err()) {
-        eprintln!("SKIPPED: something else listens on 127.0.0.1:9900 or 9901");
+        Tier::Run.skipped("something else listens on 127.0.0.1:9900 or 9901");
         return;
     }
+    Tier::Run.ran();
     let home = TempDir::new().unwrap();
     let dir = home.path().to_str().unwrap();
     let mut child = task(home.path(), &["run", "--bytes", "24 MiB", "--dir", dir])

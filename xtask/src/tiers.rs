@@ -30,6 +30,18 @@ const TIERS: &[Tier] = &[
         name: "block",
         what: "setup and direct mode on block devices (loop devices; needs root)",
     },
+    Tier {
+        name: "faults",
+        what: "drives that are read-only or forbidden (needs unshare and setpriv)",
+    },
+    Tier {
+        name: "connections",
+        what: "10,000 idle connections (needs ulimit -n of 10,700)",
+    },
+    Tier {
+        name: "run",
+        what: "make run (needs 127.0.0.1:9900 and 9901)",
+    },
 ];
 
 /// Tiers that the design names and nothing provides yet.

@@ -17,6 +17,12 @@ pub enum Tier {
     Collector,
     /// Block devices: root, and `losetup`.
     Block,
+    /// Rights taken away and mounts of our own: `unshare` and `setpriv`.
+    Faults,
+    /// Ten thousand connections: that many open files.
+    Connections,
+    /// `make run`: the ports of a development server.
+    Run,
 }
 
 impl Tier {
@@ -26,6 +32,9 @@ impl Tier {
             Tier::Prometheus => "prometheus",
             Tier::Collector => "collector",
             Tier::Block => "block",
+            Tier::Faults => "faults",
+            Tier::Connections => "connections",
+            Tier::Run => "run",
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use memkv_tests::program::{Program, Setup};
+use memkv_tests::tier::Tier;
 use memkv_tests::wire::value;
 use tempfile::TempDir;
 
@@ -192,8 +193,9 @@ fn works(tool: &[&str]) -> bool {
         .arg("true")
         .output()
         .is_ok_and(|output| output.status.success());
-    if !works {
-        eprintln!("SKIPPED: {tool:?} doesn't work on this machine");
+    match works {
+        true => Tier::Faults.ran(),
+        false => Tier::Faults.skipped(&format!("{tool:?} doesn't work on this machine")),
     }
     works
 }

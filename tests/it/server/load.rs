@@ -10,6 +10,7 @@ use memkv_proto::session::{Features, Refusal, RefusalCode};
 use memkv_tests::http::metric;
 use memkv_tests::poll::until;
 use memkv_tests::server::{Builder, TestServer};
+use memkv_tests::tier::Tier;
 use memkv_tests::wire::{WireClient, closes_within, connect, read_to_close, shake_hands, value};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -335,7 +336,9 @@ fn ten_thousand_idle_connections_cost_little() {
     let files = raise_open_files(10_700);
     let count = files.saturating_sub(700).min(10_000);
     if count < 10_000 {
-        println!("ulimit -n is {files}: only {count} connections instead of 10000");
+        Tier::Connections.skipped(&format!("ulimit -n is {files}: only {count} connections"));
+    } else {
+        Tier::Connections.ran();
     }
     let warm_up = Holder::start(&server, 100);
     let before = resident_bytes();
