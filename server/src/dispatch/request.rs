@@ -85,6 +85,8 @@ pub(crate) struct Request {
     pub(crate) counted: bool,
     /// When the reply was ready to be sent.
     pub(crate) replied: Option<Tick>,
+    /// Write: a value went out window by window, each I/O after the one before.
+    pub(crate) windowed: bool,
 }
 
 impl Request {
@@ -129,6 +131,7 @@ impl Request {
             cancelled_by: Vec::new(),
             counted: false,
             replied: None,
+            windowed: false,
         }
     }
 
@@ -172,15 +175,26 @@ impl Request {
         }
         // Without probes `device` runs from submission to completion, and what the kernel did before and after isn't
         // known; the engine's own queue in front of the ring is.
-        // Completions come in the order of the I/Os' ends: the last one stands for the batch.
+        // Completions come in the order of the I/Os' ends: the last one stands for the batch. Those of a value's windows
+        // follow each other, and add up.
+        let put = if self.windowed {
+            Timeline::add
+        } else {
+            Timeline::replace
+        };
         if let Some(ns) = io.queue_ns {
-            timeline.replace(Stage::Queue, Tick(started.0.saturating_sub(ns)), ns);
+            put(
+                timeline,
+                Stage::Queue,
+                Tick(started.0.saturating_sub(ns)),
+                ns,
+            );
         }
         if let Some(ns) = io.device_ns {
-            timeline.replace(Stage::Device, started, ns);
+            put(timeline, Stage::Device, started, ns);
             timeline.count_io(io.io_count, ns);
             if let Some(after) = io.complete_ns {
-                timeline.replace(Stage::Complete, Tick(started.0 + ns), after);
+                put(timeline, Stage::Complete, Tick(started.0 + ns), after);
             }
         }
         if let Some(drive) = io.drive {

@@ -59,7 +59,9 @@ pub(crate) struct Intake {
     current: Current,
     /// Payload MAC: entries that are whole and wait for it.
     deferred: Option<Vec<(Committing, WriteLease, u32)>>,
+    /// Since when the time for bytes from the client runs, and how much of it went for memory and drives.
     transfer_since: Tick,
+    waited_ns: u64,
 }
 
 /// What the next bytes of the payload are for.
@@ -140,6 +142,7 @@ impl Connection {
             current: Current::Between,
             deferred: payload_mac.then(Vec::new),
             transfer_since: now,
+            waited_ns: 0,
         }))
     }
 
@@ -239,8 +242,7 @@ impl Intake {
 
     /// The payload is complete and, where it has one, its MAC was checked.
     pub(crate) fn finish(mut self) {
-        let now = clock::now();
-        self.stamp(Stage::Transfer, self.transfer_since, now);
+        self.stamp_transfer();
         for (committing, lease, crc) in self.deferred.take().into_iter().flatten() {
             self.connection.commit(committing, lease, crc);
         }
@@ -272,7 +274,9 @@ impl Intake {
         self.stamp(Stage::Admit, started, admitted);
         match self.reserve(at, until).await {
             Ok(lease) => {
-                self.stamp(Stage::Lease, admitted, clock::now());
+                let leased = clock::now();
+                self.stamp(Stage::Lease, admitted, leased);
+                self.waited_ns += leased.since(started);
                 let digest = Crc32c::new();
                 self.current = Current::Filling {
                     lease,
@@ -282,6 +286,7 @@ impl Intake {
                 };
             }
             Err(failure) => {
+                self.waited_ns += clock::now().since(started);
                 self.release(charged);
                 self.skip(entry, failure, len);
             }
@@ -372,13 +377,16 @@ impl Intake {
                     }
                     return Err(Failure::busy(RETRY_AFTER_US));
                 };
-                if let Some(request) = self
-                    .connection
-                    .state
-                    .borrow_mut()
-                    .requests
-                    .get_mut(self.request)
+                // A first lease is measured by who asked for it. A later one waits for its window's write as well.
+                if matches!(completion.result, CompletionResult::Advanced(_))
+                    && let Some(request) = self
+                        .connection
+                        .state
+                        .borrow_mut()
+                        .requests
+                        .get_mut(self.request)
                 {
+                    request.windowed = true;
                     request.stamp_io(&completion.io);
                 }
                 match completion.result {
@@ -427,9 +435,10 @@ impl Intake {
         let writing = Duration::from_millis((window.end - window.start) * 1000 / WRITTEN_PER_S_MIN);
         let patience = self.connection.thread.shared.limits().admission_wait;
         let until = started.after(patience + writing);
-        match self.lease(token, step, until).await {
+        let leased = self.lease(token, step, until).await;
+        self.waited_ns += clock::now().since(started);
+        match leased {
             Ok(lease) => {
-                self.stamp(Stage::Lease, started, clock::now());
                 self.current = Current::Filling {
                     lease,
                     at,
@@ -456,6 +465,8 @@ impl Intake {
         else {
             return;
         };
+        // Before the reply is written, which tells it.
+        self.stamp_transfer();
         let crc = self.plans[committing.entry.entry_idx as usize].crc;
         if digest.finish() != crc {
             drop(lease);
@@ -484,6 +495,18 @@ impl Intake {
 
     fn release(&self, charged: Charge) {
         self.connection.state.borrow_mut().account.release(charged);
+    }
+
+    /// Counts what went for bytes from the client since it was last called.
+    fn stamp_transfer(&mut self) {
+        let now = clock::now();
+        let spent = now
+            .since(self.transfer_since)
+            .saturating_sub(self.waited_ns);
+        let from = Tick(now.0 - spent);
+        self.stamp(Stage::Transfer, from, now);
+        self.transfer_since = now;
+        self.waited_ns = 0;
     }
 
     fn stamp(&self, stage: Stage, from: Tick, to: Tick) {

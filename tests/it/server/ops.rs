@@ -8,6 +8,7 @@ use memkv_proto::connect::{Connect, ControlCarrier, Facts, RdmaTransport};
 use memkv_proto::op::{Attrs, Class, Condition, ErrorCode, OpCode, Outcome, PutEntry};
 use memkv_proto::reply::{CancelState, Reply, ServerState};
 use memkv_proto::stat::StatKey;
+use memkv_telemetry::Stage;
 use memkv_tests::http::{get, metric};
 use memkv_tests::poll::until;
 use memkv_tests::server::{Builder, TestServer};
@@ -171,6 +172,36 @@ fn a_reply_says_where_the_time_went_if_asked() {
             .0
             .stages
             .is_none()
+    );
+}
+
+#[test]
+fn the_stages_of_a_value_that_streams_to_a_drive_fit_into_its_time() {
+    let server = Builder::file("512 MiB").pool("64 MiB").start();
+    let mut client = WireClient::connect(server.address());
+    // Seven windows of a quarter of the pool.
+    let big = value(1, 100 << 20);
+    let mut control = Vec::new();
+    let entries = [entry(b"big", &big)];
+    let head =
+        memkv_proto::request::encode_writes(&mut control, OpCode::Put, None, entries).unwrap();
+    let start = Instant::now();
+    client.send(head.with_flags(Flags::WANT_STAGES), &control, &big);
+    let frame = client.receive().unwrap();
+    let took = start.elapsed().as_nanos() as u64;
+    assert_eq!(written(&frame, 1), [Outcome::Ok]);
+    let (blocks, _) = Reply::decode(&frame.head, &frame.control).unwrap();
+    let stages = blocks.stages.expect("a summary");
+    let ns = |stage: Stage| u64::from(stages.get(stage.idx()).unwrap_or(0));
+    let all: u64 = Stage::ALL.iter().map(|stage| ns(*stage)).sum();
+    assert!(all <= took, "{all} ns of stages in {took} ns: {stages:?}");
+    assert!(ns(Stage::Transfer) > 0, "{stages:?}");
+    // Each window is written before the next is filled: that is the drive's time, not the pool's or the client's.
+    assert!(ns(Stage::Device) > ns(Stage::Lease), "{stages:?}");
+    let waited = ns(Stage::Lease) + ns(Stage::Queue) + ns(Stage::Device) + ns(Stage::Complete);
+    assert!(
+        2 * (waited + ns(Stage::Transfer)) > took,
+        "{stages:?} of {took} ns"
     );
 }
 
