@@ -186,9 +186,9 @@ fn is_a_client_configuration(home: &Path, path: &Path) {
         .env("MEMKV_AUTH_KEY", "0f".repeat(32))
         .env("MEMKV_CONNECT_TIMEOUT_MS", "200");
     let output = get.output().unwrap();
-    assert_eq!(
-        output.status.code(),
-        Some(4),
+    // Nobody there, or nobody in time.
+    assert!(
+        matches!(output.status.code(), Some(4 | 8)),
         "{}: {output:?}",
         path.display()
     );
