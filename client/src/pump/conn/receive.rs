@@ -23,8 +23,7 @@ use crate::pump::{OpTable, State};
 const DIRECT_BYTES_MIN: usize = 4096;
 
 /// What is left of a value is waited for in steps of at most this: half of a 4 MiB block, so that sender and receiver are
-/// busy at once, and few wake-ups. An eighth of it cost a quarter more CPU per block and, with two connections per core,
-/// a third of the throughput.
+/// busy at once, and few wake-ups. A quarter of it cost a tenth more CPU per block over one connection.
 const LOW_WATER_BYTES_MAX: usize = 2 << 20;
 /// For less than this a wake-up is not worth the system call that saves it.
 const LOW_WATER_BYTES_MIN: usize = 32 << 10;
