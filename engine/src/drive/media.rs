@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::users::Users;
 use crate::error::DriveOpenError;
@@ -96,13 +97,13 @@ impl Media {
         match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => {}
             // A file system that can't preallocate: at least the length is right.
-            Err(rustix::io::Errno::OPNOTSUPP) => ftruncate(&self.file, bytes)
+            Err(Errno::OPNOTSUPP) => ftruncate(&self.file, bytes)
                 .map_err(|why| access("set the length of", &self.path, remedy, why.into()))?,
             Err(why) => {
                 // Nothing half made stays behind to be taken for a drive.
                 let _ = ftruncate(&self.file, 0);
                 let _ = std::fs::remove_file(&self.path);
-                if why == rustix::io::Errno::NOSPC {
+                if why == Errno::NOSPC {
                     let path = self.path.clone();
                     return Err(DriveOpenError::NoRoom { path, bytes, free });
                 }
@@ -122,7 +123,7 @@ impl Media {
             match rustix::io::pread(&self.file, part, offset + at as u64) {
                 Ok(0) => return Err(self.io("read", io::ErrorKind::UnexpectedEof.into())),
                 Ok(got) => at += got,
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(why) => return Err(self.io("read", why.into())),
             }
         }
@@ -138,7 +139,7 @@ impl Media {
             let part = &buffer.bytes_mut()[at..];
             match rustix::io::pwrite(&self.file, part, offset + at as u64) {
                 Ok(wrote) => at += wrote,
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(why) => return Err(self.io("write", why.into())),
             }
         }
@@ -166,23 +167,31 @@ impl Media {
 }
 
 /// Locks a drive for us alone. A server that was killed holds its lock for as long as the
-/// kernel takes to end its I/O, so a held lock is looked at again for a while.
+/// kernel takes to end its I/O.
 fn lock(file: &File, path: &Path) -> Result<(), DriveOpenError> {
-    for attempt in 0.. {
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => {
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => break,
-            Err(why) => return Err(access("lock", path, "use a local file system", why.into())),
+    let locked = patiently(
+        || flock(file, FlockOperation::NonBlockingLockExclusive),
+        |why| *why == Errno::WOULDBLOCK,
+    );
+    locked.map_err(|why| match why {
+        Errno::WOULDBLOCK => DriveOpenError::InUse {
+            path: path.into(),
+            how: super::users::IN_USE.into(),
+        },
+        why => access("lock", path, "use a local file system", why.into()),
+    })
+}
+
+/// Tries again for a while as long as the failure says that somebody `holds` what is wanted: what a
+/// server that has ended held, the kernel gives back a moment later.
+fn patiently<T, E>(attempt: impl Fn() -> Result<T, E>, holds: impl Fn(&E) -> bool) -> Result<T, E> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match attempt() {
+            Err(why) if holds(&why) => std::thread::sleep(LOCK_PAUSE),
+            done => return done,
         }
     }
-    let how = super::users::IN_USE.into();
-    Err(DriveOpenError::InUse {
-        path: path.into(),
-        how,
-    })
+    attempt()
 }
 
 fn access(
@@ -199,18 +208,13 @@ fn access(
     }
 }
 
-/// Opens a device that may still be held by a server that has ended: the kernel closes its ring's
-/// files a moment later. One that is mounted or has holders is refused at once.
-fn patiently(path: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
-    for _ in 0..LOCK_ATTEMPTS {
-        match open() {
-            Err(why) if why.raw_os_error() == Some(libc::EBUSY) && !Users::of(path).any() => {
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            opened => return opened,
-        }
-    }
-    open()
+/// Opens a device that may still be held by a server that has ended. One that is mounted or has
+/// holders is refused at once.
+fn open_patiently(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    patiently(
+        || options.open(path),
+        |why| why.raw_os_error() == Some(libc::EBUSY) && !Users::of(path).any(),
+    )
 }
 
 fn open_file(path: &Path, create: bool, device: bool) -> Result<(File, bool), DriveOpenError> {
@@ -222,7 +226,7 @@ fn open_file(path: &Path, create: bool, device: bool) -> Result<(File, bool), Dr
     let exclusive = if device { libc::O_EXCL } else { 0 };
     let mut past_cache = options.clone();
     past_cache.custom_flags(libc::O_DIRECT | exclusive);
-    let direct = patiently(path, || past_cache.open(path));
+    let direct = open_patiently(path, &past_cache);
     let refused = |why: io::Error| match why.raw_os_error() {
         Some(libc::EBUSY) => DriveOpenError::InUse {
             path: path.into(),
