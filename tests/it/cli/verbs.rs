@@ -1,7 +1,9 @@
 //! put, get, exists, del and batch: bytes through files and pipes, rows of JSON.
 
 use std::fs;
+use std::time::Duration;
 
+use memkv_tests::poll::until;
 use memkv_tests::wire::value;
 use serde_json::json;
 use tempfile::TempDir;
@@ -94,8 +96,9 @@ fn conditions_and_attributes_are_kept() {
         (&json!("durable"), &json!(0))
     );
     put(&["--if-version", &version, "--ttl", "0.2"]).ends(0, &[]);
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    shell.run(&["get", "k"]).ends(5, &[]);
+    until("it has expired", Duration::from_secs(5), || {
+        (shell.run(&["get", "k"]).code == 5).then_some(())
+    });
     server.stop();
 }
 
