@@ -5,7 +5,8 @@ use std::path::Path;
 
 use memkv_settings::{AuthKey, Environment, Problem, Source, dev_key};
 
-use super::{ConfigError, RawConfig, split_host_port};
+use super::raw::split_host_port;
+use super::{ConfigError, RawConfig};
 
 /// `MEMKV_SERVERS` (or a flag) voids the file's bind addresses: they belong to the servers of the file.
 pub(super) fn resolve_bind_addresses(raw: &mut RawConfig) {
