@@ -1,15 +1,15 @@
-//! Every documented key, written down by hand: default, a value that differs from it, and the
-//! variable that overrides it.
+//! Every documented key of a server, written down by hand: default, a value that differs from it, and
+//! the variable that overrides it. (A client's are in `client/src/config/tests/documented.rs`.)
 //!
-//! The tables are the documentation's, not the code's: a key that the code lacks, renames or gives
+//! The table is the documentation's, not the code's: a key that the code lacks, renames or gives
 //! another default fails here.
 
 use std::fs;
 use std::path::PathBuf;
 
-use memkv_client::config::ClientConfig;
+use memkv_client::config::{Advanced, ClientConfig, RawConfig};
 use memkv_server::config::{Config, Facts};
-use memkv_settings::{AuthKey, Document, Effective, Environment, LoadOptions};
+use memkv_settings::{AuthKey, Document, Effective, Environment, LoadOptions, field_docs};
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
@@ -80,45 +80,6 @@ const SERVER: &[Row] = &[
     ("telemetry.slow.base_ms", "10", "2.5", "2.5", ""),
     ("telemetry.slow.per_mib_ms", "1", "4", "4", ""),
     ("telemetry.slow.times_median", "8", "20", "20", ""),
-];
-
-#[rustfmt::skip]
-const CLIENT: &[Row] = &[
-    ("servers", "127.0.0.1:9900", "[10.0.0.1:9900]", "10.0.0.1:9900", "MEMKV_SERVERS"),
-    ("rdma_devices", "mlx5_0", "[mlx5_1]", "mlx5_1", "MEMKV_RDMA_DEVICES"),
-    ("rdma_devices", "mlx5_0", "[mlx5_1]", "mlx5_1", "MEMKV_RDMA_DEVICE"),
-    ("bind_addresses", "-", "[192.168.1.10]", "192.168.1.10", "MEMKV_BIND_ADDRESSES"),
-    ("cache_size_mb", "256", "512", "512", "MEMKV_CACHE_SIZE_MB"),
-    ("connect_timeout_ms", "5000", "100", "100", "MEMKV_CONNECT_TIMEOUT_MS"),
-    ("gid_index", "0", "3", "3", ""),
-    ("traffic_class", "0", "104", "104", "MEMKV_RDMA_TRAFFIC_CLASS"),
-    ("service_level", "0", "3", "3", "MEMKV_RDMA_SERVICE_LEVEL"),
-    ("mtu", "4096", "2048", "2048", "MEMKV_RDMA_MTU"),
-    ("num_connections", "8", "16", "16", "MEMKV_NUM_CONNECTIONS"),
-    ("license", "-", "eyJhbGciOi", HIDDEN, "MEMKV_LICENSE"),
-    ("license", "-", "eyJhbGciOi", HIDDEN, "AISTOR_LICENSE"),
-    ("license", "-", "eyJhbGciOi", HIDDEN, "MINIO_LICENSE"),
-    ("auth_key", "-", KEY, HIDDEN, "MEMKV_AUTH_KEY"),
-    ("transport", "auto", "tcp", "tcp", "MEMKV_TRANSPORT"),
-    ("prometheus_bind", "-", "127.0.0.1:9464", "127.0.0.1:9464", "MEMKV_PROMETHEUS_BIND"),
-    ("otel_endpoint", "-", "http://c:4317", "http://c:4317", "MEMKV_OTEL_ENDPOINT"),
-    ("otel_endpoint", "-", "http://c:4317", "http://c:4317", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-    // Ours.
-    ("node_ids", "", "[kv-1]", "kv-1", ""),
-    ("payload_mac", "auto", "required", "required", ""),
-    ("retries", "0", "2", "2", ""),
-    ("trace_ratio", "0.01", "0.5", "0.5", ""),
-];
-
-/// Client settings that have a variable and no key: (field, default, value, variable).
-#[rustfmt::skip]
-const ADVANCED: &[(&str, &str, &str, &str)] = &[
-    ("rdma_timeout_secs", "30", "60", "MEMKV_RDMA_TIMEOUT_SECS"),
-    ("cq_batch_spins", "64", "128", "MEMKV_CQ_BATCH_SPINS"),
-    ("cq_poll_delay_ns", "5000", "0", "MEMKV_CQ_POLL_DELAY_NS"),
-    ("max_batch_size", "64", "128", "MEMKV_MAX_BATCH_SIZE"),
-    ("staging_size_mb", "256", "512", "MEMKV_STAGING_SIZE_MB"),
-    ("staging_slot_mb", "16", "32", "MEMKV_STAGING_SLOT_MB"),
 ];
 
 /// Documented variables that are no setting of a server or client object.
@@ -283,76 +244,13 @@ fn every_documented_server_variable_beats_the_file() {
 }
 
 #[test]
-fn every_documented_client_key_has_its_default() {
-    let home = tempfile::tempdir().unwrap();
-    let environment = Environment::default().with("HOME", home.path().to_str().unwrap());
-    let values = client("", &environment);
-    for (key, default, ..) in CLIENT {
-        if *key != "auth_key" {
-            assert_eq!(shown(&values, key).value, *default, "{key}");
-        }
-    }
-    for (key, default, ..) in ADVANCED {
-        assert_eq!(shown(&values, key).value, *default, "{key}");
-    }
-    for value in &values {
-        let known = CLIENT.iter().any(|(key, ..)| *key == value.path)
-            || ADVANCED.iter().any(|(key, ..)| *key == value.path);
-        assert!(known, "{} isn't in the tables: document it", value.path);
-    }
-}
-
-#[test]
-fn every_documented_client_key_can_be_set_in_both_spellings() {
-    let environment = Environment::default().with("MEMKV_AUTH_KEY", KEY);
-    for (key, _, value, expected, _) in CLIENT {
-        for name in [(*key).to_owned(), to_camel(key)] {
-            let bare = Environment::default();
-            let environment = if *key == "auth_key" {
-                &bare
-            } else {
-                &environment
-            };
-            let values = client(&format!("\n{name}: {value}\n"), environment);
-            let found = shown(&values, key);
-            assert_eq!(found.value, *expected, "{key}");
-            assert_eq!(found.source.to_string(), "c.yaml:2", "{key}");
-        }
-    }
-}
-
-#[test]
-fn every_documented_client_variable_beats_the_file() {
-    let set = |variable: &str, value: &str| {
-        let value = value.trim_matches(['[', ']']);
-        Environment::default()
-            .with("MEMKV_AUTH_KEY", KEY)
-            .with(variable, value)
-    };
-    for (key, _, value, expected, variable) in CLIENT {
-        if variable.is_empty() {
-            continue;
-        }
-        let values = client("gid_index: 0\n", &set(variable, value));
-        let found = shown(&values, key);
-        assert_eq!(found.value, *expected, "{variable}");
-        assert_eq!(found.source.to_string(), format!("env {variable}"));
-    }
-    for (key, _, value, variable) in ADVANCED {
-        let values = client("", &set(variable, value));
-        let found = shown(&values, key);
-        assert_eq!(
-            (found.value.as_str(), found.source.to_string()),
-            (*value, format!("env {variable}"))
-        );
-    }
-}
-
-#[test]
 fn every_documented_variable_is_known_to_the_spelling_check() {
-    let rows = SERVER.iter().chain(CLIENT).map(|(.., variable)| *variable);
-    let advanced = ADVANCED.iter().map(|(.., variable)| *variable);
-    for variable in rows.chain(advanced).chain(ELSEWHERE.iter().copied()) {
+    let server = SERVER.iter().map(|(.., variable)| *variable);
+    let client = [field_docs::<RawConfig>(), field_docs::<Advanced>()].concat();
+    let client = client
+        .iter()
+        .flat_map(|field| field.spec.env.iter().copied());
+    for variable in server.chain(client).chain(ELSEWHERE.iter().copied()) {
         if variable.starts_with("MEMKV_") {
             let known = memkv_server::env::VARIABLES.contains(&variable);
             assert!(known, "{variable} would be taken for a misspelt one");
