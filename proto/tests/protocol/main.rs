@@ -3,6 +3,7 @@
 
 mod adversarial;
 mod corpus;
+mod document;
 mod golden;
 mod properties;
 mod scenario;
