@@ -3,8 +3,9 @@
 //! Two budgets, both shared by every connection of the server:
 //!
 //! - **value bytes**: payload being received into leases and values pinned for replies. Below half of the capacity
-//!   anybody may take what is free; above it a connection is held to its fair share: the capacity divided by the
-//!   connections that hold bytes now and one more. So there is always room for who comes next.
+//!   anybody may take what is free; above it, or while anybody waits, a connection is held to its fair share: the
+//!   capacity divided by the connections that hold bytes or wait for them, and one more. So there is always room for who
+//!   comes next, and what a closed connection held goes to many and not to the first that is woken.
 //! - **control bytes**: request descriptions kept while a request is unfinished, claimed by the header's length before
 //!   one byte of them is buffered.
 //!
@@ -12,11 +13,13 @@
 //! and starts nothing more until it has paid back (a deficit, not a refusal). Nobody waits here without a bound: the
 //! caller parks itself with [`Admission::park`] and answers `Busy` when its patience (about 50 ms) is over.
 //!
-//! A client that doesn't take its replies keeps what it holds only as long as nobody else needs it: each refusal that
-//! others are the reason of is noted, and [`Admission::was_pressed`] tells the sweeper to be impatient with it.
+//! A client that doesn't take its replies, or stops within a payload, keeps what it holds only as long as nobody else
+//! needs it: each refusal that others are the reason of is noted, and [`Admission::was_pressed`] tells the sweeper to be
+//! impatient with it.
 //!
 //! Nothing here knows a socket, a frame or an engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
@@ -32,10 +35,13 @@ pub(crate) struct Admission {
     control_bytes_max: u64,
     control_bytes: AtomicU64,
     holders: AtomicU64,
+    /// Connections that hold nothing and wait for value bytes.
+    waiters: AtomicU64,
     /// When an op was last held up by what others hold, as a [`Tick`]; 0 is never.
     pressed_at: AtomicU64,
     has_parked: AtomicBool,
-    parked: Mutex<Vec<Waker>>,
+    /// Those that wait, by their connection's number.
+    parked: Mutex<BTreeMap<u64, Waker>>,
 }
 
 /// Why a charge was not granted; nothing was taken.
@@ -78,9 +84,10 @@ impl Admission {
             control_bytes_max,
             control_bytes: AtomicU64::new(0),
             holders: AtomicU64::new(0),
+            waiters: AtomicU64::new(0),
             pressed_at: AtomicU64::new(0),
             has_parked: AtomicBool::new(false),
-            parked: Mutex::new(Vec::new()),
+            parked: Mutex::default(),
         })
     }
 
@@ -110,12 +117,13 @@ impl Admission {
         at != 0 && now.0.saturating_sub(at) <= within_ns
     }
 
-    /// Wakes `waker` when bytes were given back. Spurious wake-ups happen; the caller tries again and parks again.
-    pub(crate) fn park(&self, waker: &Waker) {
+    /// Wakes `waker` when bytes were given back, the connection that was opened first before all others: a client that is
+    /// thrown out for what it held, and comes back for more, comes last. Spurious wake-ups happen; the caller tries again
+    /// and parks again.
+    pub(crate) fn park(&self, connection: u64, waker: &Waker) {
         let mut parked = self.parked.lock();
-        if !parked.iter().any(|other| other.will_wake(waker)) {
-            parked.push(waker.clone());
-        }
+        let known = parked.entry(connection).or_insert_with(|| waker.clone());
+        known.clone_from(waker);
         self.has_parked.store(true, Ordering::SeqCst);
     }
 
@@ -126,14 +134,19 @@ impl Admission {
                 self.has_parked.store(false, Ordering::SeqCst);
                 std::mem::take(&mut *parked)
             };
-            for waker in wakers {
+            for waker in wakers.into_values() {
                 waker.wake();
             }
         }
     }
 
-    fn fair_share(&self) -> u64 {
-        self.value_bytes_max / (self.holders.load(Ordering::Relaxed) + 1)
+    /// The most that a connection that holds bytes may hold while `used` are taken.
+    fn share(&self, used: u64) -> u64 {
+        let waiters = self.waiters.load(Ordering::Relaxed);
+        if used <= self.value_bytes_max / 2 && waiters == 0 {
+            return self.value_bytes_max;
+        }
+        self.value_bytes_max / (self.holders.load(Ordering::Relaxed) + waiters + 1)
     }
 }
 
@@ -143,6 +156,7 @@ pub(crate) struct Account {
     shared: Arc<Admission>,
     value_bytes: u64,
     control_bytes: u64,
+    waits: bool,
 }
 
 impl Account {
@@ -151,6 +165,7 @@ impl Account {
             shared,
             value_bytes: 0,
             control_bytes: 0,
+            waits: false,
         }
     }
 
@@ -170,9 +185,7 @@ impl Account {
         let after = before + bytes;
         let refusal = if after > max {
             Some(Refused::Exhausted)
-        } else if after <= max / 2 || self.value_bytes == 0 {
-            None
-        } else if self.value_bytes + bytes > self.shared.fair_share() {
+        } else if self.value_bytes > 0 && self.value_bytes + bytes > self.shared.share(after) {
             Some(Refused::OverShare)
         } else {
             None
@@ -181,6 +194,7 @@ impl Account {
             self.shared.value_bytes.fetch_sub(bytes, Ordering::SeqCst);
             if refusal == Refused::Exhausted && before > self.value_bytes {
                 self.shared.press();
+                self.waits(true);
             }
             return Err(refusal);
         }
@@ -194,21 +208,39 @@ impl Account {
     }
 
     /// Why this connection may not start another read now; `None` if it may.
-    pub(crate) fn stall(&self) -> Option<Stall> {
+    pub(crate) fn stall(&mut self) -> Option<Stall> {
         let (used, max) = (self.shared.value_bytes(), self.shared.value_bytes_max);
         if self.value_bytes == 0 {
             let exhausted = used >= max;
             if exhausted {
                 self.shared.press();
             }
+            self.waits(exhausted);
             return exhausted.then_some(Stall::Others);
         }
-        let over_share = used > max / 2 && self.value_bytes >= self.shared.fair_share();
-        (used >= max || over_share).then_some(Stall::Own)
+        let is_over = used >= max || self.value_bytes >= self.shared.share(used);
+        is_over.then_some(Stall::Own)
+    }
+
+    /// What it waited for was answered `Busy`: others need not leave room for it any more.
+    pub(crate) fn gave_up(&mut self) {
+        self.waits(false);
+    }
+
+    /// Notes whether it waits for bytes that others hold.
+    fn waits(&mut self, waits: bool) {
+        let waits = waits && self.value_bytes == 0;
+        match (self.waits, waits) {
+            (false, true) => self.shared.waiters.fetch_add(1, Ordering::SeqCst),
+            (true, false) => self.shared.waiters.fetch_sub(1, Ordering::SeqCst),
+            _ => return,
+        };
+        self.waits = waits;
     }
 
     /// Gives everything back.
     pub(crate) fn clear(&mut self) {
+        self.waits(false);
         self.release(Charge(self.value_bytes));
         self.release_control(self.control_bytes);
     }
@@ -265,6 +297,7 @@ impl Account {
     }
 
     fn hold(&mut self, bytes: u64) -> Charge {
+        self.waits(false);
         if self.value_bytes == 0 && bytes > 0 {
             self.shared.holders.fetch_add(1, Ordering::SeqCst);
         }
@@ -349,6 +382,30 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_free_is_shared_by_those_that_wait_and_not_taken_by_the_first() {
+        let shared = Admission::new(32 * MIB, MIB);
+        let mut gone = Account::new(shared.clone());
+        let _ = gone.charge(32 * MIB).unwrap();
+        let mut waiting: Vec<_> = (0..7).map(|_| Account::new(shared.clone())).collect();
+        for account in &mut waiting {
+            assert_eq!(account.stall(), Some(Stall::Others));
+        }
+        drop(gone);
+        // Seven that wait and one more: a share of 4 MiB each, whatever is free.
+        let first = &mut waiting[0];
+        let _ = first.charge(3 * MIB).unwrap();
+        assert_eq!(first.stall(), None);
+        let _ = first.charge_after(MIB);
+        assert_eq!(first.stall(), Some(Stall::Own));
+        assert_eq!(first.charge(MIB), Err(Refused::OverShare));
+        // Those that give up, or end, leave theirs to the others.
+        waiting[1..4].iter_mut().for_each(Account::gave_up);
+        waiting.truncate(4);
+        assert_eq!(waiting[0].stall(), None);
+        assert_eq!(shared.waiters.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
     fn control_bytes_are_bounded_over_all_connections() {
         let shared = Admission::new(MIB, 100);
         let (mut one, mut two) = (Account::new(shared.clone()), Account::new(shared.clone()));
@@ -373,9 +430,30 @@ mod tests {
         let mut account = Account::new(shared.clone());
         let charge = account.charge(MIB).unwrap();
         let count = Arc::new(Count(AtomicU32::new(0)));
-        shared.park(&Waker::from(count.clone()));
+        shared.park(1, &Waker::from(count.clone()));
         account.release(charge);
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn whose_connection_was_opened_first_is_woken_first() {
+        use std::task::Wake;
+        struct Note(u64, Arc<Mutex<Vec<u64>>>);
+        impl Wake for Note {
+            fn wake(self: Arc<Self>) {
+                self.1.lock().push(self.0);
+            }
+        }
+        let shared = Admission::new(MIB, MIB);
+        let mut account = Account::new(shared.clone());
+        let charge = account.charge(MIB).unwrap();
+        let woken = Arc::new(Mutex::new(Vec::new()));
+        for number in [7, 3, 9, 3, 1] {
+            let note = Arc::new(Note(number, woken.clone()));
+            shared.park(number, &Waker::from(note));
+        }
+        account.release(charge);
+        assert_eq!(*woken.lock(), [1, 3, 7, 9]);
     }
 
     #[test]

@@ -34,8 +34,9 @@ use slab::Slab;
 
 use crate::admission::Account;
 use crate::buffers::BufferPool;
-use crate::front::Progress;
 use crate::front::stream::ReceiveBuffers;
+use crate::front::{Progress, Taking};
+use crate::limits::Limits;
 use crate::shared::Shared;
 use crate::status::{Failure, RETRY_AFTER_US};
 
@@ -49,8 +50,22 @@ pub(crate) use write::{Intake, Slot, sleep_until};
 /// For so long after a small op a thread expects the next one.
 const SMALL_OPS_RECENT_NS: u64 = 100_000_000;
 
+/// For so long after an op was held up by what others hold the sweeper is impatient with them.
+const PRESSED_RECENT_NS: u64 = 1_000_000_000;
+
 /// A chunk that takes longer than this part of the longest stall is waited for byte by byte.
 const CHUNK_PATIENCE: u64 = 8;
+
+/// How often a full socket is looked at while a client that takes nothing is borne with.
+const LOOKS: u64 = 4;
+
+/// How much longer a client that has read before is borne with when others wait: with megabytes of buffers, one that takes
+/// 1 MB/s confirms nothing for half a second at a time.
+const READER_PATIENCE: u32 = 4;
+
+fn ns(duration: std::time::Duration) -> u64 {
+    duration.as_nanos() as u64
+}
 
 /// What the tasks of one data thread share.
 pub(crate) struct Thread {
@@ -108,12 +123,11 @@ pub(crate) struct Connection {
     pub(crate) thread: Rc<Thread>,
     pub(crate) number: u64,
     pub(crate) progress: Rc<Progress>,
+    pub(crate) taking: Taking,
     slot: Cell<usize>,
     opened: Tick,
     /// Set once the handshake is over: the id of the session's key.
     session_key: Cell<Option<KeyId>>,
-    /// Since when replies wait that the client doesn't take.
-    unsent_since: Cell<Option<Tick>>,
     ending: Cell<Option<End>>,
     /// Set while the reader waits for room.
     reader_waits: Cell<bool>,
@@ -164,10 +178,10 @@ impl Thread {
             thread: self.clone(),
             number: self.shared.next_connection(),
             progress: Rc::default(),
+            taking: Taking::default(),
             slot: Cell::new(0),
             opened: clock::now(),
             session_key: Cell::new(None),
-            unsent_since: Cell::new(None),
             ending: Cell::new(None),
             reader_waits: Cell::new(false),
             waker: RefCell::new(None),
@@ -225,33 +239,10 @@ impl Thread {
     pub(crate) fn sweep(&self) {
         let now = clock::now();
         let limits = self.shared.limits();
-        let ns = |duration: std::time::Duration| duration.as_nanos() as u64;
-        let pressed = limits.reply_stall_pressed;
-        let is_pressed = self.shared.admission().was_pressed(now, ns(pressed));
+        let admission = self.shared.admission();
+        let is_pressed = admission.was_pressed(now, PRESSED_RECENT_NS);
         for (_, connection) in self.connections.borrow().iter() {
-            let older = |since: Tick, limit| now.0.saturating_sub(since.0) > ns(limit);
-            let unsent = connection.unsent_since.get();
-            let end = if connection.session_key.get().is_none() {
-                older(connection.opened, limits.handshake).then_some(End::HandshakeTimeout)
-            } else if unsent.is_some_and(|since| {
-                older(since, limits.reply_stall)
-                    || (is_pressed && older(since, pressed) && connection.holds_values())
-            }) {
-                Some(End::NeverReads)
-            } else if connection.progress.stalled(
-                now,
-                ns(limits.frame_stall),
-                limits.frame_bytes_per_second_min,
-            ) {
-                Some(End::FrameStalled)
-            } else {
-                let patience = ns(limits.frame_stall) / CHUNK_PATIENCE;
-                if connection.progress.loses_patience(now, patience) {
-                    connection.wake();
-                }
-                None
-            };
-            if let Some(end) = end {
+            if let Some(end) = connection.overdue(now, limits, is_pressed) {
                 connection.end(end);
             }
         }
@@ -294,6 +285,43 @@ impl Connection {
     /// The handshake is over; from now on the session lives as long as its key.
     pub(crate) fn authenticated(&self, key: KeyId) {
         self.session_key.set(Some(key));
+    }
+
+    /// Whether the client has kept the server waiting for too long; less is enough where others need what it holds.
+    fn overdue(&self, now: Tick, limits: &Limits, is_pressed: bool) -> Option<End> {
+        if self.session_key.get().is_none() {
+            let waited = now.0.saturating_sub(self.opened.0);
+            return (waited > ns(limits.handshake)).then_some(End::HandshakeTimeout);
+        }
+        let (mut reply_stall, mut frame_stall) = (limits.reply_stall, limits.frame_stall);
+        if is_pressed && self.holds_values() {
+            let patience = if self.taking.has_read() {
+                READER_PATIENCE
+            } else {
+                1
+            };
+            reply_stall = reply_stall.min(limits.stall_pressed * patience);
+            frame_stall = frame_stall.min(limits.stall_pressed);
+        }
+        let untaken = self.taking.untaken_ns(now);
+        if untaken > ns(reply_stall) {
+            return Some(End::NeverReads);
+        }
+        if untaken > ns(reply_stall) / LOOKS {
+            self.taking.watch();
+            self.wake();
+        }
+        let (frame_stall, pace) = (ns(frame_stall), limits.frame_bytes_per_second_min);
+        if self.progress.stalled(now, frame_stall, pace) {
+            return Some(End::FrameStalled);
+        }
+        if self
+            .progress
+            .loses_patience(now, frame_stall / CHUNK_PATIENCE)
+        {
+            self.wake();
+        }
+        None
     }
 
     /// Has the connection's task end it.
@@ -394,15 +422,6 @@ impl Connection {
         let request = Request::new(&self.thread, head, &received, None);
         let busy = Failure::busy(RETRY_AFTER_US);
         self.refuse(request, busy, "too many requests are being described");
-    }
-
-    /// The front's word on the client's pace: whether replies wait in the socket.
-    pub(crate) fn replies_wait(&self, waiting: bool, progressed: bool) {
-        if !waiting {
-            self.unsent_since.set(None);
-        } else if progressed || self.unsent_since.get().is_none() {
-            self.unsent_since.set(Some(clock::now()));
-        }
     }
 
     /// Gives everything back. What the engine still has in flight is dropped as it completes.

@@ -19,9 +19,10 @@ pub struct Limits {
     pub frame_bytes_per_second_min: u64,
     /// Without one more byte of a reply taken by the client: a client that never reads is closed.
     pub reply_stall: Duration,
-    /// The same for a client whose unread replies hold value bytes that another op has just been refused: so many of them
-    /// as hold the whole budget keep nobody out for longer.
-    pub reply_stall_pressed: Duration,
+    /// Both, for a client that holds value bytes (unread replies, a payload that has begun) while another op has just been
+    /// refused some: so many of them as hold the whole budget keep nobody out for longer. Longer than a lost packet takes
+    /// to be sent again; a client that has read before, if slowly, is given four times as much for its replies.
+    pub stall_pressed: Duration,
     /// How long an op waits for bytes that others hold before it is answered `Busy`.
     pub admission_wait: Duration,
     /// Requests of one connection that are unanswered; beyond it the connection isn't read.
@@ -46,7 +47,7 @@ impl Default for Limits {
             frame_stall: Duration::from_secs(10),
             frame_bytes_per_second_min: 4096,
             reply_stall: Duration::from_secs(30),
-            reply_stall_pressed: Duration::from_secs(1),
+            stall_pressed: Duration::from_millis(500),
             admission_wait: Duration::from_millis(50),
             requests_per_connection_max: 1024,
             reply_bytes_per_connection_max: 4 << 20,

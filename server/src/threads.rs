@@ -297,10 +297,12 @@ async fn sweep(thread: Rc<Thread>) {
         .handshake
         .min(limits.frame_stall)
         .min(limits.reply_stall)
-        .min(limits.reply_stall_pressed);
+        .min(limits.stall_pressed);
     let every = (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1));
     loop {
         tokio::time::sleep(every).await;
+        // Where the thread itself was late, the clients that waited for it come first.
+        tokio::task::yield_now().await;
         thread.sweep();
     }
 }

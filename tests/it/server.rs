@@ -3,6 +3,7 @@
 mod admin;
 mod attacks;
 mod files;
+mod hogs;
 mod life;
 mod load;
 mod ops;

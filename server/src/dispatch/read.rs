@@ -439,6 +439,7 @@ impl Connection {
         request
             .timeline
             .stamp(Stage::Admit, waiting.since, clock::now());
+        state.account.gave_up();
         let outcome = request.failed(failure);
         let first = waiting.first_idx + waiting.done.0 as u32;
         for entry_idx in first..waiting.first_idx + waiting.lens.len() as u32 {

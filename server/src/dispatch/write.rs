@@ -317,11 +317,15 @@ impl Intake {
         let mut patience = std::pin::pin!(sleep_until(until));
         poll_fn(|cx| {
             // Parked before it tries, so that what is given back in between isn't missed.
-            self.connection.thread.shared.admission().park(cx.waker());
+            let admission = self.connection.thread.shared.admission();
+            admission.park(self.connection.number, cx.waker());
             if let Some(charged) = charge() {
                 return Poll::Ready(Some(charged));
             }
-            patience.as_mut().poll(cx).map(|()| None)
+            patience.as_mut().poll(cx).map(|()| {
+                self.connection.state.borrow_mut().account.gave_up();
+                None
+            })
         })
         .await
     }

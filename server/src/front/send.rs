@@ -104,13 +104,13 @@ impl<M: FrameMac> Sender<M> {
             }
             let result = self.write(stream, turn - written, cx);
             if result.is_pending() {
-                connection.replies_wait(true, false);
+                connection.taking.is_full(|| stream.unacknowledged());
             }
             let count = ready!(result)?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            connection.replies_wait(true, true);
+            connection.taking.took_some(count);
             written += count;
         }
     }
@@ -228,7 +228,7 @@ impl<M: FrameMac> Sender<M> {
 
     /// Nothing waits: an idle connection owns no buffer.
     fn rest(&mut self, connection: &Rc<Connection>) {
-        connection.replies_wait(false, false);
+        connection.taking.took_all();
         if self.bytes.capacity() > 0 {
             connection
                 .thread

@@ -276,6 +276,16 @@ impl<S: Transport> ByteStream<S> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, slices)
     }
 
+    /// Bytes that were written and that the client has not confirmed; `None` where nobody knows.
+    pub(crate) fn unacknowledged(&self) -> Option<usize> {
+        self.stream.borrow().unacknowledged()
+    }
+
+    /// From now on, closing the stream throws away what was written and not sent.
+    pub(crate) fn forget_unsent(&self) {
+        self.stream.borrow().forget_unsent();
+    }
+
     /// Closes the sending side.
     pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)

@@ -64,6 +64,11 @@ pub(crate) async fn serve<S, M>(
         }
     };
     thread.shared.connection_ended(connection.number, peer, end);
+    if end == End::NeverReads {
+        // The kernel would keep megabytes for minutes, and the client not learn that it is over.
+        bytes.forget_unsent();
+        return;
+    }
     let _ = poll_fn(|cx| bytes.poll_shutdown(cx)).await;
 }
 
@@ -158,7 +163,8 @@ fn wait_for_share(
         *patience = None;
         return;
     }
-    connection.thread.shared.admission().park(cx.waker());
+    let admission = connection.thread.shared.admission();
+    admission.park(connection.number, cx.waker());
     connection.resume_reads();
     match connection.stalled_until() {
         Some(until) => {

@@ -158,37 +158,6 @@ fn a_connection_that_makes_room_is_told_that_the_server_is_busy() {
 }
 
 #[test]
-fn fifty_clients_that_never_read_keep_nobody_out() {
-    let server = Builder::memory("256 MiB")
-        .limit("max_in_flight: 32 MiB")
-        .start();
-    let mut good = WireClient::connect(server.address());
-    let block = value(1, 1 << 20);
-    assert_eq!(good.put(b"block", &block), Outcome::Ok);
-    let deaf: Vec<_> = (0..50)
-        .map(|_| {
-            let mut deaf = WireClient::connect(server.address());
-            for _ in 0..100 {
-                deaf.send_keys(OpCode::Get, &[b"block"]);
-            }
-            deaf
-        })
-        .collect();
-    // A second of patience with those that hold all there is, then with the next of them that were waiting for it: half of
-    // what the deaf would have without others.
-    let a_while = Duration::from_secs(15);
-    until("its put is taken", a_while, || {
-        (good.put(b"mine", &block) == Outcome::Ok).then_some(())
-    });
-    until("its get is answered", a_while, || {
-        (good.get(b"mine") == Ok(Some(block.clone()))).then_some(())
-    });
-    let closed = stalled(&server);
-    assert!(closed >= 1.0, "they had all there is, so some were closed");
-    drop(deaf);
-}
-
-#[test]
 fn a_client_that_never_reads_is_bounded_then_closed_and_harms_nobody() {
     let server = impatient().start();
     let mut good = WireClient::connect(server.address());

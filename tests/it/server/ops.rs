@@ -348,7 +348,7 @@ fn overload_is_busy_soon_and_never_a_long_wait() {
         .limit("max_in_flight: 8 MiB")
         .limits(|limits| {
             limits.reply_stall = Duration::from_secs(20);
-            limits.reply_stall_pressed = Duration::from_secs(20);
+            limits.stall_pressed = Duration::from_secs(20);
         })
         .start();
     let mut hog = WireClient::connect(server.address());
