@@ -17,7 +17,7 @@ use memkv_telemetry::{
     ServerMetrics, Telemetry, Transport,
 };
 use parking_lot::Mutex;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::admission::Admission;
 use crate::config::{AuthKeys, Backend, Config, PayloadMac};
@@ -263,14 +263,19 @@ impl Shared {
     }
 
     /// A session was opened.
-    pub(crate) fn authenticated(&self, info: &SessionInfo) {
+    pub(crate) fn authenticated(&self, info: &SessionInfo, peer: SocketAddr) {
         self.half_open.fetch_sub(1, Ordering::SeqCst);
         self.metrics.set_clock_skew(info.clock_skew_ns);
-        self.metrics.auth_key_used(match info.key_use {
+        let key = match info.key_use {
             KeyUse::Current => AuthKeyLabel::Current,
-            KeyUse::Previous => AuthKeyLabel::Previous,
-        });
-        debug!(peer = %info.peer_node, version = info.version, key = %info.key_id, "session opened");
+            KeyUse::Previous => {
+                // A rotation ends when nobody is left here, so whoever still is must be found.
+                info!(%peer, key = %info.key_id, "a client uses the previous key");
+                AuthKeyLabel::Previous
+            }
+        };
+        self.metrics.auth_key_used(key);
+        debug!(%peer, node = %info.peer_node, version = info.version, key = %info.key_id, "session opened");
     }
 
     // ---- connections

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ const FAREWELL_WAIT: Duration = Duration::from_millis(20);
 pub(crate) async fn handshake<S, M>(
     bytes: &ByteStream<S>,
     connection: &Rc<Connection>,
+    peer: SocketAddr,
 ) -> Result<Box<Session<M>>, End>
 where
     S: Transport,
@@ -65,7 +67,7 @@ where
     if shared.keys().key_use(session.info.key_id).is_none() {
         return Err(End::KeyRemoved);
     }
-    shared.authenticated(&session.info);
+    shared.authenticated(&session.info, peer);
     connection.authenticated(session.info.key_id);
     Ok(Box::new(session))
 }

@@ -46,7 +46,7 @@ pub(crate) async fn serve<S, M>(
     let connection = thread.connect();
     let open = Open(connection.clone());
     let bytes = ByteStream::new(stream, &connection.progress, &thread.receive);
-    let end = match greet::<S, M>(&bytes, &connection, &half_open).await {
+    let end = match greet::<S, M>(&bytes, &connection, &half_open, peer).await {
         Ok(session) => {
             drop(half_open);
             let end = converse(&bytes, &connection, session).await;
@@ -86,12 +86,13 @@ async fn greet<S, M>(
     bytes: &ByteStream<S>,
     connection: &Rc<Connection>,
     half_open: &HalfOpen,
+    peer: SocketAddr,
 ) -> Result<Box<Session<M>>, End>
 where
     S: Transport,
     M: FrameMac,
 {
-    let mut handshake = Box::pin(handshake::<S, M>(bytes, connection));
+    let mut handshake = Box::pin(handshake::<S, M>(bytes, connection, peer));
     let mut crowded = Box::pin(half_open.asked_to_leave());
     poll_fn(|cx| {
         connection.polled(cx);

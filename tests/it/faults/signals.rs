@@ -49,6 +49,11 @@ fn sighup_rotates_the_key_under_live_clients() {
             .unwrap()
     };
     assert_eq!(uses("key=\"previous\""), 1.0);
+    let stays = until("the log says who stays", Duration::from_secs(10), || {
+        server.line("a client uses the previous key")
+    });
+    let peer = stays["peer"].as_str().unwrap_or_default();
+    assert!(peer.starts_with("127.0.0.1:"), "{stays}");
 
     // The old key goes, and with it its sessions.
     setup.network.clear();
