@@ -12,9 +12,10 @@ use memkv_engine::{Engine, EngineStatus};
 use memkv_proto::op::ErrorCode;
 use memkv_proto::session::{Features, KeyId, KeyRing, KeyUse, SessionInfo};
 use memkv_proto::stat::StatKey;
+use memkv_telemetry::trace::hex;
 use memkv_telemetry::{
     AuthFailure, AuthKeyLabel, CrcSource, EngineMetrics, ProtocolFault, RejectReason,
-    ServerMetrics, Telemetry, Transport,
+    ServerMetrics, Telemetry, Timeline, Transport,
 };
 use parking_lot::Mutex;
 use tracing::{debug, info, warn};
@@ -371,17 +372,28 @@ impl Shared {
 
     // ---- failures
 
-    /// Logs a failure that a human must see.
+    /// Logs a failure that a human must see, with the trace of the operation that met it: a failed op is always traced,
+    /// so that the line leads there.
     pub(crate) fn log_failure(
         &self,
         failure: Failure,
         error: &(dyn std::error::Error + 'static),
+        timeline: Option<&Timeline>,
     ) -> Failure {
         if matches!(
             failure.code,
             ErrorCode::Io | ErrorCode::Internal | ErrorCode::Corrupt
         ) {
-            warn!(error, code = failure.code.name(), "an operation failed");
+            let traced = timeline.filter(|timeline| timeline.trace.is_valid());
+            let trace_id = traced.map(|timeline| hex(&timeline.trace.trace_id));
+            let span_id = traced.map(|timeline| hex(&timeline.span_id));
+            warn!(
+                trace_id,
+                span_id,
+                error,
+                code = failure.code.name(),
+                "an operation failed"
+            );
         }
         failure
     }

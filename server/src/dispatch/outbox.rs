@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use memkv_engine::{ReadLease, Step};
+use memkv_engine::{GetError, ReadLease, Step};
 use memkv_proto::blocks::{ReplyBlocks, StageSummary};
 use memkv_proto::op::Segment;
 use memkv_proto::{Flags, FrameHead};
@@ -17,6 +17,7 @@ use super::read::{Awaited, segment_of};
 use super::request::{EntryOf, Request};
 use super::{Connection, Purpose, State};
 use crate::admission::Charge;
+use crate::status::Failure;
 use std::rc::Rc;
 
 /// A part up to this size is small: it goes first.
@@ -306,7 +307,7 @@ impl Connection {
             }
             Err(error) => {
                 self.thread.pending.borrow_mut().close(token);
-                let failure = self.thread.shared.log_failure((&error).into(), &error);
+                let failure = self.log_failure(state, bulk.entry, &error);
                 state.account.release(bulk.charged);
                 self.fail_value(state, bulk.entry, failure);
                 None
@@ -318,7 +319,7 @@ impl Connection {
     pub(crate) fn windowed(
         self: &Rc<Self>,
         entry: EntryOf,
-        result: Result<Option<ReadLease>, memkv_engine::GetError>,
+        result: Result<Option<ReadLease>, GetError>,
     ) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -333,8 +334,8 @@ impl Connection {
                 state.outbox.bulk[position].lease = Some(lease);
                 return;
             }
-            Ok(None) => crate::status::Failure::from(&memkv_engine::GetError::Gone),
-            Err(error) => self.thread.shared.log_failure((&error).into(), &error),
+            Ok(None) => Failure::from(&GetError::Gone),
+            Err(error) => self.log_failure(state, entry, &error),
         };
         if let Some(bulk) = state.outbox.bulk.remove(position) {
             state.account.release(bulk.charged);
@@ -342,8 +343,16 @@ impl Connection {
         }
     }
 
+    /// Logs why a value can't be completed, with its request's trace.
+    fn log_failure(&self, state: &State, entry: EntryOf, error: &GetError) -> Failure {
+        let request = state.requests.get(entry.request);
+        let timeline = request.map(|request| &request.timeline);
+        let failure = error.into();
+        self.thread.shared.log_failure(failure, error, timeline)
+    }
+
     /// A value that had begun to be sent can't be completed: its entry is an error after all.
-    fn fail_value(&self, state: &mut State, entry: EntryOf, failure: crate::status::Failure) {
+    fn fail_value(&self, state: &mut State, entry: EntryOf, failure: Failure) {
         let request = &mut state.requests[entry.request];
         request.unsent -= 1;
         request.open_values -= 1;

@@ -212,8 +212,10 @@ impl Connection {
             }
             Ok(None) => return self.without_value(state, entry, Outcome::Miss),
             Err(error) => {
-                let outcome =
-                    request.failed(self.thread.shared.log_failure((&error).into(), &error));
+                let timeline = Some(&request.timeline);
+                let shared = &self.thread.shared;
+                let failure = shared.log_failure((&error).into(), &error, timeline);
+                let outcome = request.failed(failure);
                 return self.without_value(state, entry, outcome);
             }
         };

@@ -411,7 +411,10 @@ impl Connection {
                 Ok(true) => Outcome::Ok,
                 Ok(false) => Outcome::Miss,
                 Err(error) => {
-                    request.failed(self.thread.shared.log_failure((&error).into(), &error))
+                    let timeline = Some(&request.timeline);
+                    let shared = &self.thread.shared;
+                    let failure = shared.log_failure((&error).into(), &error, timeline);
+                    request.failed(failure)
                 }
             }
         };

@@ -166,7 +166,9 @@ impl Connection {
             match result {
                 Ok(Committed { version }) => (Outcome::Ok, version),
                 Err(error) => {
-                    let failure = self.thread.shared.log_failure((&error).into(), &error);
+                    let timeline = Some(&request.timeline);
+                    let shared = &self.thread.shared;
+                    let failure = shared.log_failure((&error).into(), &error, timeline);
                     (request.failed(failure), 0)
                 }
             }
@@ -401,7 +403,15 @@ impl Intake {
                 }
             }
         };
-        result.map_err(|error| thread.shared.log_failure((&error).into(), &error))
+        result.map_err(|error| {
+            let state = self.connection.state.borrow();
+            let timeline = state
+                .requests
+                .get(self.request)
+                .map(|request| &request.timeline);
+            let failure = (&error).into();
+            thread.shared.log_failure(failure, &error, timeline)
+        })
     }
 
     /// The completion that the reader waits for; `None` once `until` has passed.

@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
-use memkv_client::{ErrorCode, OpError};
+use memkv_client::{CallOptions, ErrorCode, OpError, TraceContext};
+use memkv_tests::poll::until;
 use memkv_tests::program::{Program, Setup};
 use memkv_tests::seed::{Random, seed};
 use memkv_tests::wire::value;
@@ -139,6 +141,40 @@ fn a_damaged_record_header_costs_its_value_alone() {
 #[test]
 fn a_damaged_extent_is_never_served() {
     damage_costs_one_value("extent", |media, value| find(media, value) + 299_999);
+}
+
+#[test]
+fn the_log_line_of_a_failed_op_leads_to_its_trace() {
+    let trace_id = "0123456789abcdeffedcba9876543210";
+    let options = CallOptions {
+        trace: Some(TraceContext {
+            version: 0,
+            trace_id: 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210_u128.to_be_bytes(),
+            span_id: [7; 8],
+            flags: 0,
+        }),
+        ..CallOptions::default()
+    };
+    let home = TempDir::new().unwrap();
+    let setup = filled(&home);
+    let (key, len) = VALUES[1];
+    let media = setup.media(0);
+    flip(&media, find(&media, &value(1, len)) + 299_999);
+    let server = setup.start();
+    let client = server.client();
+    let failed = client.with(&options).get(key.as_bytes());
+    failed.expect_err("the value is damaged");
+    let line = until("the log tells of it", Duration::from_secs(10), || {
+        server.line("an operation failed")
+    });
+    assert_eq!(line["trace_id"], trace_id, "{line}");
+    assert_eq!(line["code"], "corrupt", "{line}");
+    let span_id = line["span_id"].as_str().unwrap_or_default();
+    assert!(
+        span_id.len() == 16 && span_id != "0707070707070707",
+        "{line}"
+    );
+    server.stop();
 }
 
 #[test]
