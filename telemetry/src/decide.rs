@@ -154,6 +154,28 @@ mod tests {
     }
 
     #[test]
+    fn a_sampled_op_is_kept_as_such_where_slow_ones_have_used_up_their_rate() {
+        let mut decider = Decider::new(1, Tick(0));
+        let slow = op(false, OutcomeLabel::Ok);
+        assert_eq!(decider.decide(&slow, &SLOW, Tick(0)), SpanDecision::Slow);
+        let decision = decider.decide(&slow, &SLOW, Tick(0));
+        assert_eq!(decision, SpanDecision::Suppressed);
+        let both = op(true, OutcomeLabel::Error);
+        let decision = decider.decide(&both, &SLOW, Tick(0));
+        assert_eq!(decision, SpanDecision::Sampled);
+    }
+
+    #[test]
+    fn a_part_of_a_token_lets_nothing_pass() {
+        let mut decider = Decider::new(1, Tick(0));
+        let slow = op(false, OutcomeLabel::Ok);
+        let mut kept = |at_ms: u64| is_kept(decider.decide(&slow, &SLOW, Tick(at_ms * 1_000_000)));
+        assert!(kept(0));
+        assert!(!kept(900));
+        assert!(kept(1_800), "what came in between isn't lost either");
+    }
+
+    #[test]
     fn the_rate_refills_with_time_and_never_beyond_a_second() {
         let mut decider = Decider::new(4, Tick(0));
         let slow = op(false, OutcomeLabel::Ok);

@@ -304,6 +304,19 @@ mod tests {
     }
 
     #[test]
+    fn what_several_histograms_saw_adds_up() {
+        let (owned, shared) = (Histogram::new(Scale::Time), Histogram::new(Scale::Time));
+        owned.observe(1_000);
+        shared.observe_shared(3_000);
+        shared.observe_shared(2_000);
+        let mut all = owned.snapshot();
+        all.merge(&shared.snapshot());
+        assert_eq!((all.count(), all.max()), (3, 3_000));
+        assert!((all.sum() - 6e-6).abs() < 1e-12, "{}", all.sum());
+        assert_eq!(all.cumulative(&[1e-6, 2e-6, 4e-6]), [1, 2, 3]);
+    }
+
+    #[test]
     fn since_counts_only_what_came_after() {
         let histogram = Histogram::new(Scale::Time);
         histogram.observe(1_000);

@@ -315,6 +315,40 @@ mod tests {
     }
 
     #[test]
+    fn an_op_without_a_caller_is_a_root_and_says_who_chose_it() {
+        let mut timeline = Timeline::begin(OpKind::Get, Transport::Tcp, Tick(1_000));
+        timeline.span_id = [9; 8];
+        timeline.is_probed = true;
+        timeline.stamp(Stage::Device, Tick(2_000), Tick(5_000));
+        timeline.finish(Tick(9_000));
+        for (flags, by) in [(0, "tail"), (1, "head")] {
+            timeline.trace = TraceContext {
+                trace_id: [7; 16],
+                span_id: [0; 8],
+                flags,
+            };
+            let spans = spans(&kept(timeline), &shape(), &mut IdSource::with_seed(1, 0.0));
+            assert_eq!(spans[0].parent_span_id, SpanId::INVALID);
+            assert!(!spans[0].parent_span_is_remote);
+            assert_eq!(
+                attribute(&spans[0], "memkv.sampled_by").as_deref(),
+                Some(by)
+            );
+            assert_eq!(
+                attribute(&spans[0], "memkv.kept_as").as_deref(),
+                Some("slow")
+            );
+            let took = spans[1].end_time.duration_since(spans[1].start_time);
+            assert_eq!(took.unwrap(), Duration::from_micros(3));
+            assert_eq!(
+                attribute(&spans[1], "memkv.ebpf"),
+                None,
+                "the kernel's time"
+            );
+        }
+    }
+
+    #[test]
     fn a_clients_span_names_its_server_and_steps() {
         let mut timeline = Timeline::begin_client(OpKind::Put, Transport::Tcp, Tick(0));
         timeline.stamp_step(Step::Wait, Tick(0), Tick(5));

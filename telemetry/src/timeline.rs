@@ -427,6 +427,16 @@ mod tests {
     }
 
     #[test]
+    fn the_first_error_names_a_failure() {
+        let mut timeline = timeline();
+        assert_eq!(timeline.error_code, 0);
+        timeline.fail(7);
+        timeline.fail(9);
+        assert_eq!(timeline.error_code, 7);
+        assert_eq!(timeline.outcome(), OutcomeLabel::Error);
+    }
+
+    #[test]
     fn a_failed_op_and_one_above_its_bound_are_to_be_kept_before_the_reply_is_sent() {
         let policy = SlowPolicy::default();
         let hint = |bytes_out, after_ms: u64, is_failed| {

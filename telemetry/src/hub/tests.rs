@@ -1,3 +1,5 @@
+mod kept;
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -452,11 +454,17 @@ fn log_records_reach_the_collector_with_their_trace() {
     };
     let (subscriber, handle) = crate::log::subscriber(config, &telemetry, std::io::sink).unwrap();
     tracing::subscriber::with_default(subscriber, || {
-        tracing::warn!(trace_id = %"ef".repeat(16), device = "mlx5_0", "no routable gid");
+        tracing::warn!(
+            trace_id = %"ef".repeat(16), span_id = %"cd".repeat(8), device = "mlx5_0", "no routable gid"
+        );
+        // What the exporter's own libraries log must not come back to the exporter.
+        tracing::warn!(target: "hyper::client", "connection reset by collector");
     });
     let (head, body) = received.recv_timeout(Duration::from_secs(20)).unwrap();
     assert!(head.starts_with("post /v1/logs http/1.1"), "{head}");
     let has = |part: &[u8]| body.windows(part.len()).any(|window| window == part);
     assert!(has(&[0xef; 16]) && has(b"no routable gid") && has(b"mlx5_0"));
+    assert!(has(&[0xcd; 8]), "the record's span");
+    assert!(!has(b"reset by collector"));
     handle.shutdown(Duration::from_secs(5));
 }

@@ -58,6 +58,20 @@ fn json_lines_have_fields_and_trace_ids_at_the_top() {
 }
 
 #[test]
+fn text_lines_have_trace_ids_where_there_is_a_trace() {
+    let text = written(LogFormat::Text, LogLevel::Info, |_, _| {
+        tracing::warn!(trace_id = Some("abcd".to_owned()), "failed");
+        tracing::warn!(trace_id = None::<String>, "alone");
+    });
+    let (failed, alone) = text.trim().split_once('\n').unwrap();
+    assert!(failed.contains("failed trace_id=\"abcd\""), "{failed}");
+    assert!(
+        alone.contains("alone") && !alone.contains("trace_id"),
+        "{alone}"
+    );
+}
+
+#[test]
 fn text_lines_have_no_escape_codes() {
     let text = written(LogFormat::Text, LogLevel::Info, |_, _| {
         tracing::info!(port = 9900, "listening")
