@@ -174,7 +174,8 @@ fn errors() -> Vec<Panel> {
             Shape::Lines,
             Unit::CountsPerSecond,
             8,
-            "Keys per second that ended in an error; the log and /v1/slow name the code.",
+            "Keys per second that ended in an error. \"Refused work\" tells overload apart; a failed \
+             operation's trace names the error, and the log what needs a human.",
         )
         .target("{{op}}", Q.rate(&s::ENTRIES_TOTAL, &["op"], ERROR)),
         Panel::new(

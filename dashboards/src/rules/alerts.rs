@@ -36,8 +36,8 @@ fn availability() -> Vec<Alert> {
             expr: Q.gauge("min", &s::DRIVE_UP, &["drive"], &[]).below("1"),
             hold: "1m",
             summary: "drive {{ $labels.drive }} of {{ $labels.instance }} is down",
-            description: "The drive was missing at start, was refused, or failed. What it held \
-                          misses until it is back or its values are written anew.",
+            description: "The drive was missing at start, was blacklisted, or failed. What it held \
+                          misses until it is written anew.",
         },
         Alert {
             name: "MemkvDriveErrors",
@@ -47,8 +47,8 @@ fn availability() -> Vec<Alert> {
                 .above("0"),
             hold: "0m",
             summary: "drive {{ $labels.drive }} of {{ $labels.instance }} reported errors",
-            description: "Reads or writes failed, or data came back wrong, within 15 minutes. The \
-                          affected values miss; the drive is taken out when it goes on.",
+            description: "Reads, writes or flushes failed within 15 minutes, and with them the \
+                          operations that needed them. The drive is taken out when it goes on.",
         },
     ]
 }
