@@ -160,12 +160,25 @@ mod tests {
                 "docs/alerts.md has no section {}",
                 alert.name
             );
-            let case = format!("expr: ALERTS{{alertname=\"{}\"", alert.name);
-            assert!(
-                tests.contains(&case),
-                "tests/alerts.yaml has no case for {}",
-                alert.name
-            );
+            let name = format!("alertname=\"{}\"", alert.name);
+            let mut cases = tests.split("\n  - name: ").skip(1);
+            let case = cases.find(|case| case.contains(&name));
+            let case =
+                case.unwrap_or_else(|| panic!("tests/alerts.yaml has no case for {}", alert.name));
+            for (part, why) in [
+                ("\n            value: 1", "in which it fires"),
+                (
+                    "\n        exp_samples: []",
+                    "at a time when it doesn't fire",
+                ),
+                ("instance=\"good\"", "with an instance that is all right"),
+            ] {
+                assert!(
+                    case.contains(part),
+                    "tests/alerts.yaml has no case {why} for {}",
+                    alert.name
+                );
+            }
         }
         for section in runbook
             .lines()

@@ -278,3 +278,138 @@ fn schema_is_one_that_grafana_9_3_reads() {
         );
     }
 }
+
+/// The options of each panel type that Grafana 9.3 has, by its own schema.
+const OPTIONS: &[(&str, &[&str])] = &[
+    ("row", &[]),
+    ("timeseries", &["legend", "timezone", "tooltip"]),
+    (
+        "stat",
+        &[
+            "colorMode",
+            "graphMode",
+            "justifyMode",
+            "orientation",
+            "reduceOptions",
+            "text",
+            "textMode",
+        ],
+    ),
+    (
+        "heatmap",
+        &[
+            "calculate",
+            "calculation",
+            "cellGap",
+            "cellRadius",
+            "cellValues",
+            "color",
+            "exemplars",
+            "filterValues",
+            "legend",
+            "rowsFrame",
+            "showValue",
+            "tooltip",
+            "yAxis",
+        ],
+    ),
+    ("table", &["footer", "frameIndex", "showHeader", "sortBy"]),
+];
+
+#[test]
+fn panels_are_of_types_and_have_options_that_grafana_9_3_knows() {
+    for (path, document) in documents() {
+        for panel in document["panels"].as_array().unwrap() {
+            let place = format!("{path}: {}", panel["title"]);
+            let known = OPTIONS.iter().find(|(name, _)| panel["type"] == *name);
+            let (_, known) = known.unwrap_or_else(|| panic!("{place}: {}", panel["type"]));
+            for option in panel["options"].as_object().into_iter().flatten() {
+                assert!(known.contains(&option.0.as_str()), "{place}: {}", option.0);
+            }
+            for target in panel["targets"].as_array().into_iter().flatten() {
+                let format = target["format"].as_str().unwrap();
+                let expected = match panel["type"].as_str().unwrap() {
+                    kind @ ("heatmap" | "table") => kind,
+                    _ => "time_series",
+                };
+                assert_eq!(format, expected, "{place}");
+                assert_ne!(target["instant"], target["range"], "{place}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_document_is_one_to_import() {
+    for (path, document) in documents() {
+        for key in ["uid", "title", "description"] {
+            let text = document[key].as_str().unwrap_or_default();
+            assert!(!text.is_empty(), "{path} has no {key}");
+        }
+        assert!(document["uid"].as_str().unwrap().len() <= 40, "{path}");
+        // An id is a place in one Grafana's database: an import with one overwrites what has it there.
+        assert_eq!(document.get("id"), None, "{path}");
+    }
+}
+
+/// What a panel of one row asks, by the row's title.
+fn asked<'a>(document: &'a Value, row: &str) -> Vec<(&'a str, &'a Value)> {
+    let panels = document["panels"].as_array().expect("has panels").iter();
+    let from = panels.skip_while(|panel| panel["type"] != "row" || panel["title"] != row);
+    let panels = from.skip(1).take_while(|panel| panel["type"] != "row");
+    let exprs = panels.flat_map(|panel| {
+        let targets = panel["targets"].as_array().expect("has targets").iter();
+        targets.map(move |target| (target["expr"].as_str().expect("a query"), panel))
+    });
+    exprs.collect()
+}
+
+#[test]
+fn the_overview_tells_rate_errors_and_duration_of_each_operation() {
+    let documents = documents();
+    let (_, overview) = documents
+        .iter()
+        .find(|(path, _)| path.ends_with("overview.json"))
+        .expect("is generated");
+    for (row, parts) in [
+        (
+            "Rate",
+            ["sum by (op) (rate(memkv_op_duration_seconds_count"],
+        ),
+        ("Errors", ["outcome=\"error\""]),
+        ("Duration", ["histogram_quantile(0.99, sum by (le, op)"]),
+    ] {
+        for part in parts {
+            let is_asked = asked(overview, row)
+                .iter()
+                .any(|(expr, _)| expr.contains(part));
+            assert!(is_asked, "row {row} doesn't ask {part}");
+        }
+    }
+}
+
+#[test]
+fn tail_latency_has_a_heatmap_with_exemplars_the_stages_and_the_slow_ops() {
+    let documents = documents();
+    let (_, tail) = documents
+        .iter()
+        .find(|(path, _)| path.ends_with("tail-latency.json"))
+        .expect("is generated");
+    let distribution = asked(tail, "Distribution");
+    let (expr, panel) = distribution[0];
+    assert_eq!(panel["type"], "heatmap");
+    assert!(expr.starts_with("sum by (le) (increase(memkv_op_duration_seconds_bucket"));
+    assert_eq!(panel["targets"][0]["exemplar"], true);
+    // The buckets are counted already, and `le` in a legend is what makes them rows.
+    assert_eq!(panel["options"]["calculate"], false);
+    assert_eq!(panel["targets"][0]["legendFormat"], "{{le}}");
+    let of = |row: &str, part: &str| asked(tail, row).iter().any(|(expr, _)| expr.contains(part));
+    assert!(of(
+        "Stages",
+        "sum by (stage) (rate(memkv_stage_duration_seconds_sum"
+    ));
+    assert!(of(
+        "Slow operations",
+        "sum by (blame) (rate(memkv_slow_ops_total"
+    ));
+}

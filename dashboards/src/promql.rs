@@ -243,3 +243,51 @@ impl Query {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use memkv_telemetry::metrics as s;
+
+    use super::*;
+
+    const Q: Query = Query::rule("5m");
+
+    fn check(expr: Expr, expected: &str) {
+        assert_eq!(expr.as_str(), expected);
+    }
+
+    #[test]
+    fn expressions_name_series_labels_and_range() {
+        check(
+            Q.rate(&s::BYTES_TOTAL, &["op"], &[("direction", "in")]),
+            "sum by (job, instance, op) (rate(memkv_bytes_total{direction=\"in\"}[5m]))",
+        );
+        check(
+            Q.quantile("0.99", &s::OP_DURATION, &["op"], &[("outcome", "!error")]),
+            "histogram_quantile(0.99, sum by (job, instance, le, op) \
+             (rate(memkv_op_duration_seconds_bucket{outcome!=\"error\"}[5m])))",
+        );
+        check(
+            Query::PANEL.gauge("min", &s::DRIVE_UP, &["drive"], &[("drive", "=~$drive")]),
+            "min by (drive) (memkv_drive_up{job=~\"$job\",instance=~\"$instance\",drive=~\"$drive\"})",
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "memkv_bytes_total has no label stage")]
+    fn a_label_that_isnt_declared_breaks_generation() {
+        let _never = Q.rate(&s::BYTES_TOTAL, &["stage"], &[]);
+    }
+
+    #[test]
+    #[should_panic(expected = "memkv_bytes_total has no label outcome")]
+    fn a_matcher_that_isnt_declared_breaks_generation() {
+        let _never = Q.rate(&s::BYTES_TOTAL, &[], ERROR);
+    }
+
+    #[test]
+    #[should_panic(expected = "memkv_slabs isn't what its query takes it for")]
+    fn the_rate_of_a_gauge_breaks_generation() {
+        let _never = Q.rate(&s::SLABS, &[], &[]);
+    }
+}
