@@ -11,6 +11,7 @@
 //! In flight and bounded, per connection: requests, their control parts, small replies waiting to be sent, value bytes
 //! pinned or copied ([`crate::admission`]). A connection above a bound isn't read until it is below it again.
 
+mod keys;
 mod outbox;
 mod pending;
 mod read;
