@@ -346,11 +346,8 @@ impl Intake {
         let started = clock::now();
         let token = self.open();
         let step = lease.advance(&self.connection.thread.queue, token);
-        // As for the first window, and the time that the slowest drive worth having takes for
-        // the one that is written out.
-        let writing = Duration::from_millis((window.end - window.start) * 1000 / WRITTEN_PER_S_MIN);
-        let patience = self.connection.thread.shared.limits().admission_wait;
-        let until = started.after(patience + writing);
+        let admission_wait = self.connection.thread.shared.limits().admission_wait;
+        let until = started.after(window_patience(admission_wait, window.end - window.start));
         let leased = self.lease(token, step, until).await;
         self.waited_ns += clock::now().since(started);
         match leased {
@@ -455,7 +452,35 @@ impl Drop for Intake {
     }
 }
 
+/// How long it may take until a full window of `bytes` is written out and the next is there: what the first was waited
+/// for, and the time that the slowest drive worth having takes to write.
+fn window_patience(admission_wait: Duration, bytes: u64) -> Duration {
+    let ms = u128::from(bytes) * 1000 / u128::from(WRITTEN_PER_S_MIN);
+    admission_wait + Duration::from_millis(ms.try_into().unwrap_or(u64::MAX))
+}
+
 /// Ends when `until` has come.
 pub(crate) fn sleep_until(until: Tick) -> tokio::time::Sleep {
     tokio::time::sleep(Duration::from_nanos(until.since(clock::now())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_given_the_time_of_a_slow_drive_beyond_the_wait_for_memory() {
+        let admission_wait = Duration::from_millis(50);
+        for (bytes, writing_ms) in [
+            (0, 0),
+            (64 << 10, 3),
+            (WRITTEN_PER_S_MIN, 1_000),
+            (256 << 20, 16_000),
+            (u64::MAX, 1_099_511_627_775_999),
+        ] {
+            let expected = admission_wait + Duration::from_millis(writing_ms);
+            assert_eq!(window_patience(admission_wait, bytes), expected, "{bytes}");
+        }
+        assert!(window_patience(Duration::ZERO, 1 << 30) > Duration::from_secs(60));
+    }
 }
