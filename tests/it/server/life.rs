@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use memkv_proto::op::{ErrorCode, OpCode, Outcome};
 use memkv_server::{ListenError, StartError};
 use memkv_tests::http::{get, metric};
+use memkv_tests::poll::until;
 use memkv_tests::server::{Builder, TestServer};
 use memkv_tests::wire::{WireClient, closes_within, value};
 
@@ -77,9 +78,9 @@ fn a_drain_under_load_loses_no_reply_and_refuses_new_work() {
             })
         })
         .collect();
-    while done.load(Ordering::SeqCst) < 20 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("they are at work", Duration::from_secs(30), || {
+        (done.load(Ordering::SeqCst) >= 20).then_some(())
+    });
     server.running().drain();
     for client in clients {
         client.join().unwrap();
@@ -100,8 +101,10 @@ fn a_stop_waits_for_a_slow_client_only_until_the_deadline() {
     let big = value(1, 32 << 20);
     assert_eq!(client.put(b"big", &big), Outcome::Ok);
     client.send_keys(OpCode::Get, &[b"big"]);
-    // It has begun to be sent; the client takes no more of it.
-    std::thread::sleep(Duration::from_millis(200));
+    // The client takes none of it.
+    until("it is being sent", Duration::from_secs(10), || {
+        (metric(&server, "memkv_admitted_bytes") > 0.0).then_some(())
+    });
     let started = Instant::now();
     let stopped = server.stop_within(Duration::from_secs(1));
     assert_eq!(stopped.abandoned, 1);

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memkv_proto::op::{OpCode, Outcome};
 use memkv_proto::session::{Features, Refusal, RefusalCode};
@@ -42,6 +42,7 @@ fn a_connection_that_never_says_hello_is_closed() {
 fn a_frame_that_trickles_is_closed_and_an_idle_session_is_not() {
     let server = impatient().start();
     let mut idle = WireClient::connect(server.address());
+    let idle_since = Instant::now();
     let mut slow = WireClient::connect(server.address());
     let mut control = Vec::new();
     let head = memkv_proto::request::encode_ping(&mut control, 1);
@@ -62,7 +63,10 @@ fn a_frame_that_trickles_is_closed_and_an_idle_session_is_not() {
     stopped.stream.write_all(&[0x4d]).unwrap();
     assert!(closes_within(&mut stopped.stream, SOON));
     assert_eq!(stalled(&server), 2.0);
-    std::thread::sleep(Duration::from_secs(1));
+    assert!(
+        idle_since.elapsed() > Duration::from_millis(600),
+        "two stalls"
+    );
     assert!(
         idle.is_alive(),
         "an idle session may be silent as long as it likes"
