@@ -1,10 +1,11 @@
 //! Deadlines: a call that gives up leaves nothing behind that could touch its memory or overtake its successor.
 
+use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use memkv_proto::op::{ErrorCode, OpCode, Outcome};
+use memkv_proto::op::{ErrorCode, OpCode, Outcome, Segment};
 use memkv_proto::reply::{Failure, WriteResult, encode_failed};
 use memkv_proto::request::Request;
 
@@ -13,11 +14,20 @@ use super::verbs::block_on;
 use super::{client, config};
 use crate::{AsyncClient, CallOptions, Client, OpError, TransportCause};
 
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn soon() -> CallOptions {
     CallOptions {
         timeout: Some(Duration::from_millis(60)),
         ..CallOptions::default()
     }
+}
+
+/// A client whose connection stands, so that a call of little time is sent at once however busy the machine is.
+fn standing(address: SocketAddr) -> Client {
+    let client = client(&[address]);
+    client.ping(0).unwrap();
+    client
 }
 
 fn cause<T: std::fmt::Debug>(result: Result<T, OpError>) -> TransportCause {
@@ -54,7 +64,7 @@ fn a_timed_out_put_is_fenced_before_it_is_reported() {
             }
         }
     });
-    let client = client(&[address]);
+    let client = standing(address);
     let next = || asked.recv_timeout(Duration::from_secs(5));
     std::thread::scope(|scope| {
         let put = scope.spawn(|| cause(client.with(&soon()).put(b"k", b"first")));
@@ -90,7 +100,7 @@ fn without_an_acknowledgement_the_connection_is_closed_first() {
         }
         gone.lock().unwrap().send(idx).unwrap();
     });
-    let client = client(&[address]);
+    let client = standing(address);
     let got = cause(client.with(&soon()).put(b"k", b"first"));
     assert!(matches!(got, TransportCause::DeadlineClosed), "{got:?}");
     assert_eq!(
@@ -105,58 +115,54 @@ fn without_an_acknowledgement_the_connection_is_closed_first() {
 fn a_peer_that_never_reads_is_given_up_in_time() {
     let (done, is_done) = mpsc::channel::<()>();
     let is_done = Mutex::new(is_done);
-    let address = serve(Identity::default(), move |_, _peer| {
+    let address = serve(Identity::default(), move |_, peer| {
+        let ping = peer.next_control().unwrap();
+        peer.pong(&ping);
         // Its end of the connection stays open until the test is over.
         _ = is_done.lock().unwrap().recv();
     });
-    let client = client(&[address]);
+    let mut config = config(&[address]);
+    config.op_timeout = Duration::from_secs(3600);
+    let client = Client::new(config).unwrap();
+    client.ping(0).unwrap();
     let value = vec![1; 64 << 20];
     let start = Instant::now();
     let got = cause(client.with(&soon()).put(b"k", &value));
     assert!(matches!(got, TransportCause::DeadlineClosed), "{got:?}");
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
+    // Its own deadline and the fence behind it, not the client's hour; a busy machine needs a while for the checksum.
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     drop(done);
 }
 
 #[test]
 fn a_late_reply_never_lands_in_a_reused_buffer() {
     let (go, wait) = mpsc::channel::<()>();
-    let wait = Mutex::new(wait);
-    let address = serve(Identity::default(), move |_, peer| {
-        let first = peer.next().unwrap();
-        let late = peer.value(&first, &pattern(66, 200_000));
-        // Half of the reply, then nothing until the client has given up and uses its buffer for something else.
-        peer.write(&late[..100_000]);
-        wait.lock().unwrap().recv().unwrap();
-        peer.write(&late[100_000..]);
+    let (came, late_came) = mpsc::channel();
+    let (wait, came) = (Mutex::new(wait), Mutex::new(came));
+    let address = serve(Identity::default(), move |idx, peer| {
+        if idx == 0 {
+            let first = peer.next().unwrap();
+            let late = peer.value(&first, &pattern(66, 200_000));
+            // Half of the reply, then nothing until the client has given up and uses its buffer for something else.
+            peer.write(&late[..100_000]);
+            wait.lock().unwrap().recv().unwrap();
+            peer.write(&late[100_000..]);
+            came.lock().unwrap().send(()).unwrap();
+        }
         while let Some(asked) = peer.next() {
-            match asked.op() {
-                OpCode::Cancel => peer.cancelled(&asked),
-                _ => {
-                    let bytes = peer.value(&asked, b"good");
-                    peer.write(&bytes);
-                }
-            }
+            let bytes = peer.value(&asked, b"good");
+            peer.write(&bytes);
         }
     });
-    let client = client(&[address]);
+    let client = standing(address);
     let mut buffer = vec![0; 200_000];
     let got = cause(client.with(&soon()).get_into(b"k", &mut buffer));
-    assert!(
-        matches!(
-            got,
-            TransportCause::DeadlineClosed | TransportCause::DeadlineFenced
-        ),
-        "{got:?}"
-    );
+    assert!(matches!(got, TransportCause::DeadlineClosed), "{got:?}");
     buffer.fill(0x77);
     go.send(()).unwrap();
-    std::thread::sleep(Duration::from_millis(50));
-    let _ = client.ping(0);
+    assert_eq!(late_came.recv_timeout(PATIENCE), Ok(()));
+    // The client polls its sockets once more.
+    assert_eq!(client.get(b"k").unwrap().unwrap(), b"good");
     assert!(buffer.iter().all(|byte| *byte == 0x77));
 }
 
@@ -176,7 +182,7 @@ fn an_answer_that_races_the_cancellation_wins() {
             }
         }
     });
-    let client = client(&[address]);
+    let client = standing(address);
     for _ in 0..2 {
         assert_eq!(
             client.with(&soon()).get(b"k").unwrap().unwrap(),
@@ -208,12 +214,14 @@ fn the_server_gets_what_is_left_of_the_deadline() {
 
 #[test]
 fn small_calls_pass_bulk_that_is_stuck_even_with_one_connection_configured() {
-    let address = serve(Identity::default(), |_, peer| {
+    let (told, stuck) = mpsc::channel();
+    let told = Mutex::new(told);
+    let address = serve(Identity::default(), move |_, peer| {
         while let Some(asked) = peer.next() {
             match asked.op() {
                 OpCode::Exists => peer.outcomes(&asked, &[Outcome::Ok]),
                 OpCode::Cancel => peer.cancelled(&asked),
-                _ => {}
+                other => told.lock().unwrap().send(other).unwrap(),
             }
         }
     });
@@ -227,7 +235,7 @@ fn small_calls_pass_bulk_that_is_stuck_even_with_one_connection_configured() {
             let client = &client;
             move || client.with(&options).batch_get(&[b"a", b"b"])
         });
-        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(stuck.recv_timeout(PATIENCE), Ok(OpCode::BatchRead));
         let start = Instant::now();
         assert!(client.exists(b"k").unwrap());
         assert!(
@@ -239,17 +247,21 @@ fn small_calls_pass_bulk_that_is_stuck_even_with_one_connection_configured() {
         assert!(bulk.join().unwrap().iter().all(Result::is_err));
     });
     let client = AsyncClient::new(config(&[address])).unwrap();
-    let stuck = client.batch_get(vec![b"a".to_vec(), b"b".to_vec()]);
+    let call = client.batch_get(vec![b"a".to_vec(), b"b".to_vec()]);
+    assert_eq!(stuck.recv_timeout(PATIENCE), Ok(OpCode::BatchRead));
     assert!(block_on(client.exists(b"k".to_vec())).unwrap());
-    drop(stuck);
+    drop(call);
 }
 
 #[test]
 fn when_every_lane_is_out_a_call_fails_at_its_deadline_unsent() {
-    let address = serve(
-        Identity::default(),
-        |_, peer| while peer.next().is_some() {},
-    );
+    let (told, stuck) = mpsc::channel();
+    let told = Mutex::new(told);
+    let address = serve(Identity::default(), move |_, peer| {
+        while let Some(asked) = peer.next() {
+            told.lock().unwrap().send(asked.op()).unwrap();
+        }
+    });
     let mut config = config(&[address]);
     config.fence_timeout = Duration::from_secs(5);
     let client = Client::new(config).unwrap();
@@ -262,7 +274,7 @@ fn when_every_lane_is_out_a_call_fails_at_its_deadline_unsent() {
             let client = &client;
             move || client.with(&options).batch_get(&[b"a", b"b"])
         });
-        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(stuck.recv_timeout(PATIENCE), Ok(OpCode::BatchRead));
         let got = client
             .with(&soon())
             .put(b"k", &vec![0; 1 << 20])
@@ -282,9 +294,17 @@ fn dropping_a_future_cancels_its_call_and_keeps_its_memory_until_that_is_acknowl
     let address = serve(Identity::default(), move |_, peer| {
         while let Some(asked) = peer.next() {
             log.lock().unwrap().send(asked.op()).unwrap();
-            if asked.op() == OpCode::Cancel {
-                may_let_go.lock().unwrap().recv().unwrap();
-                peer.cancelled(&asked);
+            match asked.request() {
+                Request::Cancel { .. } => {
+                    may_let_go.lock().unwrap().recv().unwrap();
+                    peer.cancelled(&asked);
+                }
+                Request::BatchRead(_) => {
+                    let misses = [0, 1].map(|idx| Segment::without_value(idx, Outcome::Miss));
+                    let bytes = peer.part(&asked, &misses, &[], false);
+                    peer.write(&bytes);
+                }
+                _ => {}
             }
         }
     });
@@ -299,27 +319,28 @@ fn dropping_a_future_cancels_its_call_and_keeps_its_memory_until_that_is_acknowl
     );
     assert_eq!(Arc::strong_count(&value), 2, "the op still holds the value");
     let_go.send(()).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while Arc::strong_count(&value) > 1 {
-        assert!(
-            Instant::now() < deadline,
-            "the value is let go once the cancellation is acknowledged"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    // What is answered behind the acknowledgement, on the same connection, is reported behind it.
+    let next = client.batch_get(vec![b"a".to_vec(), b"b".to_vec()]);
+    assert!(block_on(next).iter().all(|found| matches!(found, Ok(None))));
+    assert_eq!(Arc::strong_count(&value), 1, "it is let go");
 }
 
 #[test]
 fn closing_the_async_client_fails_what_is_under_way() {
-    let address = serve(
-        Identity::default(),
-        |_, peer| while peer.next().is_some() {},
-    );
+    let (told, under_way) = mpsc::channel();
+    let told = Mutex::new(told);
+    let address = serve(Identity::default(), move |_, peer| {
+        while let Some(asked) = peer.next() {
+            told.lock().unwrap().send(asked.op()).unwrap();
+        }
+    });
     let client = AsyncClient::new(config(&[address])).unwrap();
     let calls: Vec<_> = (0..10)
         .map(|n| client.get(format!("{n}").into_bytes()))
         .collect();
-    std::thread::sleep(Duration::from_millis(50));
+    for _ in &calls {
+        assert_eq!(under_way.recv_timeout(PATIENCE), Ok(OpCode::Get));
+    }
     client.close();
     for call in calls {
         assert!(matches!(
@@ -333,7 +354,8 @@ fn closing_the_async_client_fails_what_is_under_way() {
 fn a_refusal_that_overtakes_its_payload_keeps_the_buffer_lent_until_that_is_out() {
     let address = serve(Identity::default(), |idx, peer| {
         if idx == 0 {
-            // Reads the control part alone, refuses, and only then takes the payload, slowly.
+            // Reads the control part alone, refuses, and only then takes the payload. The kernel can't hold all of that, so
+            // the client sees the refusal while most of it is still to leave.
             let asked = peer.next_control().unwrap();
             let failure = Failure {
                 code: ErrorCode::NoSpace,
@@ -343,7 +365,6 @@ fn a_refusal_that_overtakes_its_payload_keeps_the_buffer_lent_until_that_is_out(
             let mut control = Vec::new();
             let head = encode_failed(&mut control, asked.op(), &Default::default(), &failure);
             peer.send(head.with_request_id(asked.head.request_id), &control, &[]);
-            std::thread::sleep(Duration::from_millis(50));
             let payload = peer.read_payload(&asked);
             assert!(
                 payload == pattern(5, 40 << 20),

@@ -136,9 +136,13 @@ impl Peer {
         })
     }
 
-    /// The next request; none when the client has closed.
+    /// The next request that isn't a Ping, which is answered; none when the client has closed.
     pub(super) fn next(&mut self) -> Option<Asked> {
         let mut asked = self.next_control()?;
+        while asked.op() == OpCode::Ping {
+            self.pong(&asked);
+            asked = self.next_control()?;
+        }
         asked.payload = vec![0; asked.head.payload_len as usize];
         self.stream.read_exact(&mut asked.payload).ok()?;
         if self.opener.trailer_len(&asked.head) > 0 {
@@ -255,6 +259,20 @@ impl Peer {
             results.iter().copied(),
         )
         .unwrap();
+        self.send(head.with_request_id(asked.head.request_id), &control, &[]);
+    }
+
+    pub(super) fn pong(&mut self, asked: &Asked) {
+        let Request::Ping { echo } = asked.request() else {
+            panic!("{asked:?} is no ping")
+        };
+        let mut control = Vec::new();
+        let pong = Pong {
+            echo,
+            unix_ns: clock::unix_ns(),
+            state: ServerState::Ready,
+        };
+        let head = reply::encode_pong(&mut control, &ReplyBlocks::default(), &pong);
         self.send(head.with_request_id(asked.head.request_id), &control, &[]);
     }
 
@@ -394,16 +412,7 @@ fn answer(peer: &mut Peer, asked: &Asked, kept: &mut Kept) {
             peer.outcomes(asked, &outcomes);
         }
         Request::Cancel { .. } => peer.cancelled(asked),
-        Request::Ping { echo } => {
-            let mut control = Vec::new();
-            let pong = Pong {
-                echo,
-                unix_ns: clock::unix_ns(),
-                state: ServerState::Ready,
-            };
-            let head = reply::encode_pong(&mut control, &ReplyBlocks::default(), &pong);
-            peer.send(head.with_request_id(asked.head.request_id), &control, &[]);
-        }
+        Request::Ping { .. } => unreachable!("a peer answers them itself"),
         Request::Stat => {
             let mut control = Vec::new();
             let fields = [(StatKey::Entries, kept.values.len() as u64)];

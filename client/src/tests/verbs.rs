@@ -360,6 +360,7 @@ fn an_async_call_gives_up_at_its_own_deadline_and_hands_its_trace_on() {
         trace: Some(caller),
         ..CallOptions::default()
     };
+    block_on(client.warmup()).unwrap();
     let late = block_on(client.with(&options).get(b"k".to_vec())).unwrap_err();
     let OpError::Transport { cause, .. } = late else {
         panic!("{late:?}");
