@@ -1,7 +1,8 @@
 //! The client library against a real server: what a user of it does, end to end.
 
 mod faults;
-
+mod integrity;
+mod servers;
 mod telemetry;
 mod verbs;
 

@@ -9,6 +9,7 @@ pub mod log;
 pub mod poll;
 pub mod program;
 pub mod prometheus;
+pub mod relay;
 pub mod seed;
 pub mod server;
 pub mod tier;

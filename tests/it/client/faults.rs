@@ -3,13 +3,18 @@
 use std::time::Duration;
 
 use memkv_client::{
-    AsyncClient, CallOptions, Client, EntryOutcome, OpError, TransportCause, outcome_of,
+    AsyncClient, CallOptions, Client, ClientConfig, EntryOutcome, OpError, TransportCause,
+    outcome_of,
 };
 use memkv_settings::AuthKey;
+use memkv_tests::poll::until;
+use memkv_tests::relay::Relay;
 use memkv_tests::server::{Builder, TestServer};
 use memkv_tests::wire::value;
 
 use super::{client, config};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_wrong_key_is_named_as_such() {
@@ -50,20 +55,17 @@ fn a_server_that_stopped_fails_only_its_own_keys() {
 
 #[test]
 fn an_idle_client_notices_a_restart_by_itself() {
-    // The admin port is the data port plus one, so both must be free both times: below the range that the kernel takes
-    // the ports of outgoing connections from.
-    let start = |address: &str| Builder::memory("64 MiB").try_start(address);
-    let first = 10_000 + std::process::id() % 4_000 * 2;
-    let server = (first..first + 100)
-        .step_by(2)
-        .find_map(|port| start(&format!("127.0.0.1:{port}")).ok())
-        .expect("two free ports");
-    let address = server.address();
-    let client = client(&[&server]);
+    let server = TestServer::memory();
+    // The address stays, although the kernel gives the second server another port.
+    let relay = Relay::to(server.address());
+    let key = AuthKey::new(memkv_tests::server::KEY);
+    let client = Client::new(ClientConfig::new([relay.address().to_string()], key)).unwrap();
     client.put(b"k", b"v").unwrap();
     server.stop();
-    let _again = start(&address.to_string()).expect("the ports are free again");
-    // A lane that rested looks whether its connection still stands before it sends on it.
+    relay.cut();
+    let again = TestServer::memory();
+    relay.join(again.address());
+    // A lane that rested looks whether its connection still stands before it sends on it: what is waited for is the rest.
     std::thread::sleep(Duration::from_millis(700));
     assert_eq!(
         client.get(b"k").unwrap(),
@@ -76,19 +78,27 @@ fn an_idle_client_notices_a_restart_by_itself() {
 fn cancelled_bulk_leaves_the_server_well_and_small_calls_quick() {
     let server = Builder::memory("768 MiB").start();
     let client = AsyncClient::new(config(&[&server])).unwrap();
+    let probe = super::client(&[&server]);
     let value = value(1, 64 << 20);
-    for _ in 0..5 {
-        let call = client.put(b"big".to_vec(), value.clone());
-        std::thread::sleep(Duration::from_millis(5));
+    let at_work = || server.running().requests_in_flight() > 0;
+    for round in 0..5 {
+        let key = format!("big/{round}").into_bytes();
+        let call = client.put(key.clone(), value.clone());
+        until("the server works on the put, or did", PATIENCE, || {
+            (at_work() || probe.exists(&key).unwrap()).then_some(())
+        });
         drop(call);
     }
     client.close();
+    until("the server is done with them", PATIENCE, || {
+        (!at_work()).then_some(())
+    });
     let client = super::client(&[&server]);
     let options = CallOptions {
         timeout: Some(Duration::from_secs(5)),
         ..CallOptions::default()
     };
-    assert!(client.with(&options).exists(b"big").is_ok());
+    assert!(client.with(&options).exists(b"big/0").is_ok());
     client.with(&options).put(b"small", b"v").unwrap();
 }
 
@@ -118,6 +128,8 @@ fn expired_calls_are_fenced_and_reported_as_such() {
     }
     // Nothing of the first try is left that could undo this.
     client.put(b"big", b"after").unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    until("the server works on nothing", PATIENCE, || {
+        (server.running().requests_in_flight() == 0).then_some(())
+    });
     assert_eq!(client.get(b"big").unwrap().unwrap(), b"after");
 }

@@ -139,3 +139,49 @@ fn warm_connections_answer_pings() {
     assert!(client.ping(0).unwrap().as_secs() < 5);
     assert!(client.identity_mismatches().is_empty());
 }
+
+#[test]
+fn callers_memory_is_sent_from_and_read_into_in_batches() {
+    let server = TestServer::memory();
+    let client = client(&[&server]);
+    let values: Vec<Vec<u8>> = (0..100).map(|n| value(n, 1 + 700 * n as usize)).collect();
+    let keys: Vec<String> = (0..100).map(|n| format!("view/{n}")).collect();
+    let views: Vec<(&[u8], &[u8])> = keys
+        .iter()
+        .zip(&values)
+        .map(|(key, value)| (key.as_bytes(), value.as_slice()))
+        .collect();
+    let mut memory = vec![0; 100 * (70 << 10)];
+    let region = (memory.as_ptr() as usize, memory.len());
+    client.register_region(region.0, region.1).unwrap();
+    client
+        .register_region(region.0 + 1, 1)
+        .expect_err("it is registered already");
+    assert!(client.batch_put_views(&views).iter().all(Result::is_ok));
+    let mut items: Vec<(&[u8], &mut [u8])> = keys
+        .iter()
+        .map(String::as_bytes)
+        .zip(memory.chunks_mut(70 << 10))
+        .collect();
+    // One key that isn't there, and one buffer that is a byte too short.
+    items[7].0 = b"nowhere";
+    let short = values[50].len() - 1;
+    let chunk = std::mem::take(&mut items[50].1);
+    items[50].1 = &mut chunk[..short];
+    for (n, got) in client.batch_get_into(&mut items).into_iter().enumerate() {
+        match (n, got) {
+            (7, got) => assert!(matches!(got, Ok(None)), "{got:?}"),
+            (50, Err(OpError::BufferTooSmall { need, have })) => {
+                assert_eq!((need, have), (short as u64 + 1, short as u64));
+            }
+            (n, got) => {
+                assert_eq!(got.unwrap(), Some(values[n].len()), "entry {n}");
+                assert!(items[n].1[..values[n].len()] == values[n], "entry {n}");
+            }
+        }
+    }
+    client.deregister_region(region.0, region.1).unwrap();
+    client
+        .deregister_region(region.0, region.1)
+        .expect_err("it is forgotten");
+}
