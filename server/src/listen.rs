@@ -135,6 +135,28 @@ mod tests {
         assert!(error.contains("network.address"), "{error}");
     }
 
+    #[tokio::test]
+    async fn a_peer_that_vanishes_without_a_word_is_found() {
+        let listener = Listeners::bind("127.0.0.1:0".parse().unwrap())
+            .unwrap()
+            .data;
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        prepare(&stream).unwrap();
+        assert!(stream.nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        let silent = socket.tcp_keepalive_time().unwrap();
+        let probes =
+            socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert_eq!(
+            (silent.as_secs(), probes.as_secs()),
+            (60, 60),
+            "two minutes"
+        );
+    }
+
     #[test]
     fn an_address_of_another_host_is_told_from_a_port_in_use() {
         let error = Listeners::bind("192.0.2.1:9900".parse().unwrap()).unwrap_err();

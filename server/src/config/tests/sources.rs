@@ -144,3 +144,17 @@ fn the_otlp_protocol_follows_from_the_endpoint_unless_set() {
         assert_eq!(config.telemetry.otlp_protocol, expected, "{telemetry}");
     }
 }
+
+#[test]
+fn the_environment_alone_asks_the_store_for_traces_of_double_frees() {
+    let environment = Environment::default().with("MEMKV_SLAB_DOUBLE_FREE_TRACE", "1");
+    let traced = load(&small(""), &environment).unwrap();
+    assert!(traced.engine().double_free_trace);
+    let shown = traced
+        .effective()
+        .iter()
+        .find(|value| value.path.contains("double_free"));
+    assert_eq!(shown.map(|value| value.value.as_str()), Some("true"));
+    let plain = load(&small(""), &Environment::default()).unwrap();
+    assert!(!plain.engine().double_free_trace);
+}
