@@ -1,12 +1,14 @@
 //! What an attacker, a broken client or a broken network sends: the connection closes, the reason is counted, everybody else
 //! goes on.
 
-use std::io::Write;
+use std::cell::RefCell;
+use std::io::{Read, Write};
 use std::time::Duration;
 
-use memkv_proto::op::{OpCode, Outcome};
+use memkv_proto::op::{ErrorCode, OpCode, Outcome};
+use memkv_proto::reply::Reply;
 use memkv_proto::session::{ClientHandshake, Features, Refusal, RefusalCode};
-use memkv_proto::{Flags, FrameHead};
+use memkv_proto::{Flags, FrameHead, FrameMac, HmacSha256};
 use memkv_tests::http::metric;
 use memkv_tests::server::{Builder, TestServer, key};
 use memkv_tests::wire::{WireClient, closes_within, connect, read_message, read_to_close, unix_ns};
@@ -135,7 +137,6 @@ fn reordered_frames_close_the_connection() {
 #[test]
 fn a_reply_reflected_to_the_server_closes_the_connection() {
     check(auth_failures, "bad_mac", |bad| {
-        use std::io::Read;
         let frame = sealed_get(bad);
         bad.stream.write_all(&frame).unwrap();
         let mut reply = vec![0; memkv_proto::HEADER_BYTES];
@@ -151,6 +152,78 @@ fn a_length_that_nobody_signed_is_not_believed() {
         frame[28..32].copy_from_slice(&u32::MAX.to_le_bytes());
         bad.stream.write_all(&frame).unwrap();
     });
+}
+
+thread_local! {
+    static KEYS: RefCell<Vec<[u8; 32]>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A MAC that keeps the keys that it is made with: a client that signs what no library of ours would.
+#[derive(Clone)]
+struct Signer(HmacSha256);
+
+impl FrameMac for Signer {
+    fn new(key: &[u8; 32]) -> Self {
+        KEYS.with_borrow_mut(|keys| keys.push(*key));
+        Self(HmacSha256::new(key))
+    }
+
+    fn tag(&self, parts: &[&[u8]]) -> [u8; 32] {
+        self.0.tag(parts)
+    }
+}
+
+/// Sends an authentic header in which a field's bytes at `at` are `bytes`; the detail of the refusal.
+fn refused_field(server: &TestServer, at: usize, bytes: &[u8]) -> String {
+    let mut stream = connect(server.address());
+    let (handshake, hello) =
+        ClientHandshake::<Signer>::start(&key(), "test", Features::default(), unix_ns(), [10; 32])
+            .unwrap();
+    stream.write_all(&hello).unwrap();
+    let reply = read_message(&mut stream).unwrap();
+    let (finish, mut session, _) = handshake.on_hello_reply(&reply, unix_ns()).unwrap();
+    stream.write_all(&finish).unwrap();
+    let head = FrameHead::new(OpCode::Put, Flags::NONE, 0, 0).with_request_id(7);
+    let mut header = session.sealer.seal(&head, &[]);
+    let (signed, tag) = header.split_at_mut(72);
+    let keys = KEYS.with_borrow(Clone::clone).into_iter();
+    let mac = keys
+        .map(|key| HmacSha256::new(&key))
+        .find(|mac| mac.tag(&[signed]) == *tag)
+        .expect("the key that signs what we send");
+    signed[at..at + bytes.len()].copy_from_slice(bytes);
+    tag.copy_from_slice(&mac.tag(&[signed]));
+    stream.write_all(&header).unwrap();
+    let mut reply = [0; memkv_proto::HEADER_BYTES];
+    stream.read_exact(&mut reply).unwrap();
+    let head = session.opener.open(&reply).unwrap();
+    assert_eq!(head.request_id, 7);
+    let mut control = vec![0; head.control_len as usize];
+    stream.read_exact(&mut control).unwrap();
+    assert!(read_to_close(&mut stream).is_empty(), "and nothing more");
+    match Reply::decode(&head, &control).unwrap().1 {
+        Reply::Failed(failed) => {
+            assert_eq!(failed.code, ErrorCode::TooLarge);
+            failed.detail.to_owned()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_authentic_frame_above_the_limits_is_told_so_and_its_connection_closed() {
+    use memkv_proto::limits::{CONTROL_BYTES_MAX, PAYLOAD_BYTES_MAX};
+    let server = TestServer::memory();
+    let control_len = CONTROL_BYTES_MAX as u32 + 1;
+    let detail = refused_field(&server, 28, &control_len.to_le_bytes());
+    assert!(
+        detail.contains("control_len") && detail.contains("1048577"),
+        "{detail}"
+    );
+    let detail = refused_field(&server, 32, &(PAYLOAD_BYTES_MAX + 1).to_le_bytes());
+    assert!(detail.contains("payload_len"), "{detail}");
+    assert_eq!(protocol_faults(&server, "header"), 2.0);
+    assert!(WireClient::connect(server.address()).is_alive());
 }
 
 #[test]

@@ -11,7 +11,12 @@ fn a_value_of_256_mib_passes_through_a_pool_of_64() {
     let mut client = WireClient::connect(server.address());
     let huge = value(9, 256 << 20);
     assert_eq!(client.put(b"huge", &huge), Outcome::Ok);
-    assert!(client.get(b"huge") == Ok(Some(huge)));
+    let found = client.get(b"huge");
+    assert!(
+        found.as_ref() == Ok(&Some(huge)),
+        "{:?}",
+        found.map(|value| value.map(|value| value.len()))
+    );
 }
 
 #[test]

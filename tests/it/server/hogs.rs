@@ -201,3 +201,58 @@ fn a_slow_reader_among_clients_that_never_read_gets_all_of_its_values() {
     assert!(crowd.thrown_out.load(Ordering::Relaxed) >= 1);
     take(8 * MIB - 2 * MIB - SLOW_BYTES);
 }
+
+#[test]
+fn a_client_thrown_out_for_never_reading_learns_of_it() {
+    let server = Builder::memory("256 MiB")
+        .limits(|limits| limits.reply_stall = Duration::from_millis(300))
+        .start();
+    let mut deaf = WireClient::connect(server.address());
+    assert_eq!(deaf.put(b"block", &value(1, MIB)), Outcome::Ok);
+    // All of them are read by the server: it is what was never sent that must not keep the connection half alive.
+    asks_and_never_reads(&mut deaf);
+    until("the connection is reset", SOON, || {
+        deaf.stream.take_error().expect("a socket")
+    });
+    assert_eq!(stalled(&server), 1.0);
+}
+
+#[test]
+fn a_greedy_client_leaves_a_modest_one_its_share() {
+    let server = small_server();
+    let block = value(1, MIB);
+    let mut modest = WireClient::connect(server.address());
+    assert_eq!(modest.put(b"block", &block), Outcome::Ok);
+    let is_over = Arc::<AtomicBool>::default();
+    // It reads all that it asks for, but always has twice as much as there is under way.
+    let greedy = {
+        let (is_over, address) = (is_over.clone(), server.address());
+        std::thread::spawn(move || {
+            let mut greedy = WireClient::connect(address);
+            let ask = |greedy: &mut WireClient| greedy.send_keys(OpCode::Get, &[b"block"]);
+            for _ in 0..2 * BUDGET_MIB {
+                ask(&mut greedy);
+            }
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(greedy.receive_values(1)[0].is_ok());
+                ask(&mut greedy);
+            }
+        })
+    };
+    until("it has all that one may have", SOON, || {
+        let half = (BUDGET_MIB / 2 * MIB) as f64;
+        (metric(&server, "memkv_admitted_bytes") >= half).then_some(())
+    });
+    for _ in 0..20 {
+        assert_eq!(modest.put(b"mine", &block), Outcome::Ok);
+        assert!(modest.get(b"mine") == Ok(Some(block.clone())));
+        assert!(
+            modest
+                .get_many(&[&b"block"[..]; 8])
+                .iter()
+                .all(|found| found.is_ok())
+        );
+    }
+    is_over.store(true, Ordering::Relaxed);
+    greedy.join().expect("it was served as well");
+}

@@ -291,31 +291,35 @@ fn small_replies_overtake_bulk() {
     for (key, value) in &values {
         assert_eq!(client.put(key.as_bytes(), value), Outcome::Ok);
     }
+    assert_eq!(client.put(b"small", b"value"), Outcome::Ok);
     let keys: Vec<&[u8]> = values.iter().map(|(key, _)| key.as_bytes()).collect();
     let bulk = client.send_keys(OpCode::BatchRead, &keys);
     // Some of the bulk is on its way when the question is asked.
     let mut answered = vec![None; keys.len()];
     assert!(collect(&client.receive().unwrap(), &mut answered));
-    let small = client.send_keys(OpCode::Exists, &[b"key-1"]);
+    let mut small = vec![
+        client.send_keys(OpCode::Exists, &[b"key-1"]),
+        client.send_keys(OpCode::Get, &[b"small"]),
+    ];
     let (mut before, mut after) = (0u64, 0u64);
-    let mut overtaken = false;
     loop {
         let frame = client.receive().unwrap();
-        if frame.head.request_id == small {
-            overtaken = true;
+        if let Some(at) = small.iter().position(|id| *id == frame.head.request_id) {
+            small.remove(at);
             continue;
         }
         assert_eq!(frame.head.request_id, bulk);
+        let overtaken = small.is_empty();
         *(if overtaken { &mut after } else { &mut before }) += frame.head.payload_len;
         if !collect(&frame, &mut answered) {
             break;
         }
     }
-    assert!(overtaken);
+    assert!(small.is_empty(), "both are answered");
     // What was in the sockets' buffers could not be overtaken any more; the rest was.
     assert!(
         after > 8 << 20,
-        "{before} bytes before the small reply, {after} after it"
+        "{before} bytes before the small replies, {after} after them"
     );
     for ((_, value), answer) in values.iter().zip(answered) {
         assert!(answer == Some(Ok(Some(value.clone()))));
@@ -363,8 +367,13 @@ fn overload_is_busy_soon_and_never_a_long_wait() {
         (metric(&server, "memkv_admitted_bytes") >= (8 << 20) as f64).then_some(())
     });
     let started = Instant::now();
-    let outcome = other.put(b"other", &big);
-    assert_eq!(outcome, Outcome::Error(ErrorCode::Busy));
+    other.send_put(&[(b"other", &big)]);
+    let busy = other.receive().unwrap();
+    assert_eq!(written(&busy, 1), [Outcome::Error(ErrorCode::Busy)]);
+    match Reply::decode(&busy.head, &busy.control).unwrap().1 {
+        Reply::Written(results) => assert!(results.retry_after_us() > 0, "it says when"),
+        other => panic!("{other:?}"),
+    }
     assert!(
         started.elapsed() < Duration::from_secs(2),
         "{:?}",
