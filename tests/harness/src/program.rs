@@ -44,7 +44,7 @@ fn build(package: &str, bin: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of the running test");
     let profile = test.ancestors().nth(2).expect("a profile's folder");
     let target = profile.parent().expect("a target folder");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo();
     cargo
         .args(["build", "--quiet", "--locked", "--package", package])
         .args(["--bin", bin, "--target-dir"])
@@ -56,6 +56,22 @@ fn build(package: &str, bin: &str) -> PathBuf {
     let built = cargo.output().expect("cargo runs");
     assert!(built.status.success(), "{}", text(&built.stderr));
     profile.join(bin)
+}
+
+/// The cargo that runs us, without what it says of our own package: build scripts watch that (ring's does), and would
+/// compile anew with everything that stands on them, here and then again in the cargo that runs the tests.
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let is_ours = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if is_ours
+            .iter()
+            .any(|start| name.to_string_lossy().starts_with(start))
+        {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -492,4 +508,22 @@ impl Drop for Program {
 /// If it can't be run.
 pub fn run(home: &Path, arguments: &[&str]) -> Output {
     command(home, arguments).output().expect("memkv runs")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn a_build_within_a_test_inherits_nothing_about_the_tests_package() {
+        let cargo = cargo();
+        let removed = |name: &str| {
+            cargo
+                .get_envs()
+                .any(|entry| entry == (OsStr::new(name), None))
+        };
+        assert!(removed("CARGO_PKG_NAME") && removed("CARGO_MANIFEST_DIR"));
+    }
 }
