@@ -248,7 +248,10 @@ fn open_file(path: &Path, create: bool, device: bool) -> Result<(File, bool), Dr
         _ => access("open", path, "check storage.drives[].media", why),
     };
     match direct {
-        Ok(file) => Ok((file, true)),
+        Ok(file) => {
+            let direct = !is_in_memory(&file);
+            Ok((file, direct))
+        }
         // The file system has no O_DIRECT (tmpfs before 6.6, some overlays).
         Err(why) if why.raw_os_error() == Some(libc::EINVAL) => {
             let file = options
@@ -259,6 +262,12 @@ fn open_file(path: &Path, create: bool, device: bool) -> Result<(File, bool), Dr
         }
         Err(why) => Err(refused(why)),
     }
+}
+
+/// Whether a file is nowhere but in the page cache: tmpfs takes O_DIRECT from 6.6 on, and reads from there all the same.
+fn is_in_memory(file: &File) -> bool {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type == TMPFS_MAGIC)
 }
 
 /// What the queue under a file takes without splitting: `max_sectors_kb`.
