@@ -6,7 +6,7 @@ mod run;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use memkv_server::config::{Config, ConfigError, DEFAULT_PATH, Origin};
+use memkv_server::config::{Config, ConfigError, DEFAULT_PATH, DEV_PORT, Origin};
 use memkv_server::env;
 use memkv_settings::{LoadOptions, effective_json, effective_table};
 use serde_json::json;
@@ -21,6 +21,7 @@ use crate::out;
 
 Examples:
   memkv start --dev                           try memkv out: loopback, files under ./data
+  memkv start --dev --port 9910               beside another one, for MEMKV_SERVERS=127.0.0.1:9910
   memkv start                                 run on /etc/memkv/config.yaml
   memkv start --config my.yaml --check        every effective value and where it came from
   memkv start --check --json | jq '.values'   the same for programs
@@ -35,6 +36,9 @@ pub(crate) struct Start {
     /// under $HOME
     #[arg(long, conflicts_with = "config")]
     dev: bool,
+    /// With --dev: the data port; the admin endpoint takes the one above it
+    #[arg(long, requires = "dev", default_value_t = DEV_PORT, value_parser = clap::value_parser!(u16).range(1..=65534))]
+    port: u16,
     /// Print every effective value and where it came from, and stop
     #[arg(long)]
     check: bool,
@@ -49,7 +53,10 @@ pub(crate) struct Start {
 impl Start {
     pub(crate) fn run(self) -> Outcome {
         let reading = run::Reading {
-            origin: Origin::from_flags(self.dev, Some(&self.config)),
+            origin: match self.dev {
+                true => Origin::Dev { port: self.port },
+                false => Origin::File(self.config.clone()),
+            },
             options: LoadOptions {
                 allow_unknown_keys: self.allow_unknown_keys,
                 ..LoadOptions::default()
@@ -137,11 +144,13 @@ mod tests {
         let start = Start {
             config: DEFAULT_PATH.into(),
             dev: true,
+            port: DEV_PORT,
             check: true,
             json: false,
             allow_unknown_keys: false,
         };
         let config = Config::dev(
+            DEV_PORT,
             &Environment::default(),
             &Facts::read(),
             &LoadOptions::default(),

@@ -34,6 +34,9 @@ pub const DEFAULT_PATH: &str = "/etc/memkv/config.yaml";
 /// The embedded configuration of `--dev`.
 const DEV_YAML: &str = include_str!("config/dev.yaml");
 
+/// The data port of the embedded configuration, unless another one is asked for.
+pub const DEV_PORT: u16 = 9900;
+
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -257,22 +260,16 @@ pub enum ConfigError {
 /// Where a configuration is read from; kept for SIGHUP, which reads it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The embedded configuration of `--dev`.
-    Dev,
+    /// The embedded configuration of `--dev`, on this data port of loopback.
+    Dev {
+        /// The admin endpoint takes the one above it.
+        port: u16,
+    },
     /// A file.
     File(PathBuf),
 }
 
 impl Origin {
-    /// The configuration of `--dev`, else the named file, else [`DEFAULT_PATH`].
-    pub fn from_flags(dev: bool, config: Option<&Path>) -> Self {
-        match config {
-            _ if dev => Self::Dev,
-            Some(path) => Self::File(path.to_owned()),
-            None => Self::File(PathBuf::from(DEFAULT_PATH)),
-        }
-    }
-
     /// Reads and checks the configuration. Blocks on the file; at most 1 MiB is read.
     ///
     /// # Errors
@@ -284,7 +281,7 @@ impl Origin {
         options: &LoadOptions,
     ) -> Result<Config, ConfigError> {
         match self {
-            Self::Dev => Ok(Config::dev(environment, facts, options)?),
+            Self::Dev { port } => Ok(Config::dev(*port, environment, facts, options)?),
             Self::File(path) => {
                 let bytes = read_bounded(path).map_err(|source| match source.kind() {
                     io::ErrorKind::NotFound if path == Path::new(DEFAULT_PATH) => {
@@ -331,16 +328,18 @@ pub struct AuthKeys {
 
 impl Config {
     /// The embedded configuration for trying memkv out: loopback, file mode under `./data`, a 256
-    /// MiB pool, the development key.
+    /// MiB pool, the development key. Clients look for it on [`DEV_PORT`].
     ///
     /// # Errors
     /// When variables or options make it invalid.
     pub fn dev(
+        port: u16,
         environment: &Environment,
         facts: &Facts,
         options: &LoadOptions,
     ) -> Result<Self, Problems> {
-        Self::from_yaml("--dev", DEV_YAML.as_bytes(), environment, facts, options)
+        let yaml = DEV_YAML.replace(&format!(":{DEV_PORT}"), &format!(":{port}"));
+        Self::from_yaml("--dev", yaml.as_bytes(), environment, facts, options)
     }
 
     /// Checks a configuration given as text, which messages will call `name`.

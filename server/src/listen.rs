@@ -14,7 +14,7 @@ pub enum ListenError {
     /// Another process listens there.
     #[error(
         "{role} address {address} is in use by another process; stop it (`ss -ltnp 'sport = :{port}'` names it) \
-         or set network.address to another port",
+         or set network.address (with --dev: --port) to another port",
         port = address.port()
     )]
     InUse {

@@ -111,7 +111,7 @@ pub(super) fn run(config: Config, reading: &Reading) -> Outcome {
 
 async fn serve(config: Config, reading: &Reading) -> Outcome {
     let mut signals = Signals::listen()?;
-    if reading.origin == Origin::Dev {
+    if matches!(reading.origin, Origin::Dev { .. }) {
         make_folders(&config)?;
     }
     let (telemetry, log) = observe(&config)?;

@@ -95,7 +95,17 @@ fn the_development_config_needs_nothing() {
         memlock_bytes: Some(8 << 20),
         ram_available_bytes: Some(1 << 30),
     };
-    let config = Config::dev(&Environment::default(), &facts, &LoadOptions::default()).unwrap();
+    let dev = |port| {
+        Config::dev(
+            port,
+            &Environment::default(),
+            &facts,
+            &LoadOptions::default(),
+        )
+    };
+    let other = dev(9910).unwrap().network.address;
+    assert_eq!(other.to_string(), "127.0.0.1:9910");
+    let config = dev(DEV_PORT).unwrap();
     assert_eq!(config.network.address.to_string(), "127.0.0.1:9900");
     assert_eq!(config.memory.pool_bytes, 256 << 20);
     assert!(config.network.auth_key.is_none() && !config.memory.huge_pages);
