@@ -6,13 +6,13 @@
 //! op took is this program's own measurement, because that is exact.
 
 mod blocks;
+mod progress;
 mod report;
 
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use memkv_client::config::{ClientConfig, Transport};
 use memkv_client::{Client, OpError};
 use memkv_settings::ByteSize;
@@ -24,6 +24,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::scrape::Scrape;
 use crate::slow::Sort;
 use blocks::{Block, Blocks};
+use progress::Progress;
 use report::{Phase, Report, Times};
 
 /// Write, read back and verify a gibibyte of blocks, and show where the time goes
@@ -142,7 +143,9 @@ impl Run<'_> {
         self.phase("read them again", newest, |client, batch, scratch| {
             get(client, batch, scratch)
         })?;
-        if !oldest.is_empty() {
+        if oldest.is_empty() {
+            self.report.unread_drive = true;
+        } else {
             self.phase("read the oldest", oldest, |client, batch, scratch| {
                 get(client, batch, scratch)
             })?;
@@ -159,18 +162,17 @@ impl Run<'_> {
         blocks: &[Block],
         work: impl Fn(&Client, &[Block], &mut Scratch) -> anyhow::Result<u64>,
     ) -> Result<(), Failure> {
-        let total: u64 = blocks.iter().map(|block| block.bytes as u64).sum();
-        let bar = progress(total, name, self.quiet);
+        let mut progress = Progress::new(name, blocks::sum(blocks), self.quiet);
         let before = Scrape::parse(&self.admin.text("/v1/metrics")?);
         let mut scratch = Scratch::default();
         let (start, mut moved) = (Instant::now(), 0);
         for batch in blocks.chunks(BATCH) {
             moved += work(self.client, batch, &mut scratch)
                 .with_context(|| format!("while it tried to {name}"))?;
-            bar.inc(batch.iter().map(|block| block.bytes as u64).sum());
+            progress.advance(blocks::sum(batch));
         }
         let seconds = start.elapsed().as_secs_f64() - scratch.checking;
-        bar.finish_and_clear();
+        drop(progress);
         let after = Scrape::parse(&self.admin.text("/v1/metrics")?);
         self.report.phases.push(Phase {
             name,
@@ -211,10 +213,15 @@ fn put(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Resul
     // One entry in a batch of its own shows the single op beside the batch.
     let (single, rest) = items.split_first().context("a batch is never empty")?;
     let times = &mut scratch.times;
-    times.of(OpKind::Put, || client.put(single.0, single.1))?;
+    let (first, others) = batch.split_at(1);
+    times.of(OpKind::Put, 1, blocks::sum(first), || {
+        client.put(single.0, single.1)
+    })?;
     if !rest.is_empty() {
         times
-            .of(OpKind::BatchWrite, || client.batch_put_views(rest))
+            .of(OpKind::BatchWrite, rest.len(), blocks::sum(others), || {
+                client.batch_put_views(rest)
+            })
             .into_iter()
             .collect::<Result<Vec<u64>, OpError>>()?;
     }
@@ -225,39 +232,49 @@ fn put(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Resul
 fn get(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Result<u64> {
     let (single, rest) = batch.split_first().context("a batch is never empty")?;
     let times = &mut scratch.times;
-    let first = times.of(OpKind::Get, || client.get(single.key.as_bytes()))?;
+    let first = times.of(OpKind::Get, 1, single.bytes as u64, || {
+        client.get(single.key.as_bytes())
+    })?;
     let keys: Vec<&[u8]> = rest.iter().map(|block| block.key.as_bytes()).collect();
     let others = match keys.as_slice() {
         [] => Vec::new(),
-        keys => times.of(OpKind::BatchRead, || client.batch_get(keys)),
+        keys => times.of(OpKind::BatchRead, keys.len(), blocks::sum(rest), || {
+            client.batch_get(keys)
+        }),
     };
     let started = Instant::now();
     let mut moved = 0;
     for (block, value) in batch.iter().zip(std::iter::once(Ok(first)).chain(others)) {
-        let Some(value) = value? else {
-            bail!(
-                "{} is gone: evicted, or never stored; is the store smaller than the demo? try --bytes",
-                block.key
-            );
-        };
-        block.content_into(&mut scratch.expected);
-        if value != scratch.expected {
-            return Err(anyhow!(
-                "{} came back different; this is a defect, please keep the store as it is",
-                block.key
-            ));
-        }
-        moved += value.len() as u64;
+        verify(block, value?, &mut scratch.expected)?;
+        moved += block.bytes as u64;
     }
     scratch.checking += started.elapsed().as_secs_f64();
     Ok(moved)
 }
 
+/// Compares what came back with what was written.
+fn verify(block: &Block, value: Option<Vec<u8>>, expected: &mut Vec<u8>) -> anyhow::Result<()> {
+    let Some(value) = value else {
+        bail!(
+            "{} is gone: evicted, or never stored; is the store smaller than the demo? try --bytes",
+            block.key
+        );
+    };
+    block.content_into(expected);
+    if value != *expected {
+        bail!(
+            "{} came back different; this is a defect, please keep the store as it is",
+            block.key
+        );
+    }
+    Ok(())
+}
+
 fn exists(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Result<u64> {
     let keys: Vec<&[u8]> = batch.iter().map(|block| block.key.as_bytes()).collect();
-    let found = scratch
-        .times
-        .of(OpKind::Exists, || client.batch_exists(&keys));
+    let found = scratch.times.of(OpKind::Exists, batch.len(), 0, || {
+        client.batch_exists(&keys)
+    });
     for (block, found) in batch.iter().zip(found) {
         if !found? {
             bail!("{} does not exist any more", block.key);
@@ -266,14 +283,49 @@ fn exists(client: &Client, batch: &[Block], scratch: &mut Scratch) -> anyhow::Re
     Ok(0)
 }
 
-fn progress(total: u64, name: &'static str, quiet: bool) -> ProgressBar {
-    if quiet {
-        return ProgressBar::hidden();
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        demo: Demo,
     }
-    let style = "{msg:<16} {bar:40} {binary_bytes:>10} of {binary_total_bytes} {binary_bytes_per_sec:>14} {eta:>4}";
-    let bar = ProgressBar::new(total);
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
+
+    #[test]
+    fn by_itself_it_writes_a_gibibyte_of_mixed_sizes() {
+        let demo = Line::parse_from(["demo"]).demo;
+        assert_eq!(demo.bytes.0, 1 << 30);
+        let blocks = Blocks::plan(demo.bytes.0);
+        let sizes: std::collections::BTreeSet<usize> =
+            blocks.all.iter().map(|block| block.bytes).collect();
+        assert!(sizes.len() > 4, "{sizes:?}");
+        // Of which a part is in the development server's pool of 256 MiB for sure, and a part surely isn't.
+        let pool = 256 << 20;
+        assert!(blocks::sum(blocks.newest(pool / 4)) > 32 << 20);
+        assert!(blocks::sum(blocks.oldest(blocks.bytes() - pool)) > 512 << 20);
     }
-    bar.with_message(name)
+
+    #[test]
+    fn a_block_that_is_gone_or_differs_in_one_byte_is_no_success() {
+        let blocks = Blocks::plan(1);
+        let block = &blocks.all[4];
+        let mut expected = Vec::new();
+        verify(block, Some(block.content()), &mut expected).unwrap();
+        let mut value = block.content();
+        value[500] ^= 1;
+        for (value, words) in [(Some(value), "came back different"), (None, "is gone")] {
+            let error = verify(block, value, &mut expected).unwrap_err().to_string();
+            assert!(
+                error.contains(words) && error.contains(&block.key),
+                "{error}"
+            );
+        }
+        let mut short = block.content();
+        short.pop();
+        assert!(verify(block, Some(short), &mut expected).is_err());
+    }
 }

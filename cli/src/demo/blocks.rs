@@ -67,7 +67,8 @@ impl Blocks {
     }
 }
 
-fn sum(blocks: &[Block]) -> u64 {
+/// How many bytes they have.
+pub(super) fn sum(blocks: &[Block]) -> u64 {
     blocks.iter().map(|block| block.bytes as u64).sum()
 }
 

@@ -28,30 +28,73 @@ pub(super) struct Phase {
 
 /// How long each call took as this program saw it, by op: exact, where a histogram of the server's knows buckets only.
 #[derive(Debug, Default)]
-pub(super) struct Times(BTreeMap<&'static str, Vec<f64>>);
+pub(super) struct Times(BTreeMap<&'static str, Calls>);
+
+/// All calls of one op, which ran one after the other.
+#[derive(Debug, Default, Clone)]
+struct Calls {
+    /// How long each took.
+    seconds: Vec<f64>,
+    entries: usize,
+    /// Of the values that moved; 0 where none do.
+    bytes: u64,
+}
+
+impl Calls {
+    /// Bytes a second while they ran, or entries a second where no values move.
+    fn rate(&self) -> f64 {
+        let moved = match self.bytes {
+            0 => self.entries as f64,
+            bytes => bytes as f64,
+        };
+        moved / self.seconds.iter().sum::<f64>().max(1e-9)
+    }
+
+    fn rate_text(&self) -> String {
+        match self.bytes {
+            0 => format!("{:.0} keys/s", self.rate()),
+            _ => format!("{:.2} GB/s", self.rate() / 1e9),
+        }
+    }
+}
 
 impl Times {
-    /// Runs a call of `op` and keeps how long it took.
-    pub(super) fn of<T>(&mut self, op: OpKind, call: impl FnOnce() -> T) -> T {
+    /// Runs a call of `op` with so many entries, whose values have so many bytes, and keeps how long it took.
+    pub(super) fn of<T>(
+        &mut self,
+        op: OpKind,
+        entries: usize,
+        bytes: u64,
+        call: impl FnOnce() -> T,
+    ) -> T {
         let started = Instant::now();
         let answer = call();
-        self.note(op, started.elapsed().as_secs_f64());
+        self.note(op, entries, bytes, started.elapsed().as_secs_f64());
         answer
     }
 
-    fn note(&mut self, op: OpKind, seconds: f64) {
-        self.0.entry(op.name()).or_default().push(seconds);
+    fn note(&mut self, op: OpKind, entries: usize, bytes: u64, seconds: f64) {
+        // A batch of one goes out as the single op, under whose name the server's stages are.
+        let op = match (op, entries) {
+            (OpKind::BatchRead, 1) => OpKind::Get,
+            (OpKind::BatchWrite, 1) => OpKind::Put,
+            _ => op,
+        };
+        let calls = self.0.entry(op.name()).or_default();
+        calls.seconds.push(seconds);
+        calls.entries += entries;
+        calls.bytes += bytes;
     }
 
-    /// Each op with its sorted times in seconds, busiest first.
-    fn sorted(&self) -> Vec<(&'static str, Vec<f64>)> {
-        let sort = |(op, times): (&&'static str, &Vec<f64>)| {
-            let mut times = times.clone();
-            times.sort_by(f64::total_cmp);
-            (*op, times)
+    /// Each op with its calls, their times sorted, busiest first.
+    fn sorted(&self) -> Vec<(&'static str, Calls)> {
+        let sort = |(op, calls): (&&'static str, &Calls)| {
+            let mut calls = calls.clone();
+            calls.seconds.sort_by(f64::total_cmp);
+            (*op, calls)
         };
         let mut ops: Vec<_> = self.0.iter().map(sort).collect();
-        let busy = |times: &[f64]| times.iter().sum::<f64>();
+        let busy = |calls: &Calls| calls.seconds.iter().sum::<f64>();
         ops.sort_by(|a, b| busy(&b.1).total_cmp(&busy(&a.1)));
         ops
     }
@@ -67,6 +110,8 @@ fn exact(times: &[f64], q: f64) -> Option<f64> {
 pub(super) struct Report {
     pub(super) phases: Vec<Phase>,
     status: Value,
+    /// Everything fit the pool, so no phase read the drive.
+    pub(super) unread_drive: bool,
     pub(super) slowest: Option<SlowOp>,
 }
 
@@ -101,6 +146,13 @@ impl Report {
         for phase in &self.phases {
             self.phase_text(phase, &mut text);
         }
+        if self.unread_drive {
+            let _ = writeln!(
+                text,
+                "\nNothing was read from the drive: all of it may lie in the server's memory of {}; give --bytes more.",
+                chart::bytes(self.pool_bytes())
+            );
+        }
         self.slowest_text(&mut text);
         text
     }
@@ -133,18 +185,20 @@ impl Report {
                 named.collect::<Vec<_>>().join(", ")
             );
         }
-        for (op, times) in phase.times.sorted() {
-            let time = |q| human(exact(&times, q));
+        for (op, calls) in phase.times.sorted() {
+            let times = &calls.seconds;
+            let time = |q| human(exact(times, q));
             let _ = writeln!(
                 text,
-                "  {op:<13}{:>8} ops   p50 {:>9}   p99 {:>9}   p99.9 {:>9}   max {:>9}",
+                "  {op:<12}{:>6} ops {:>14}  p50 {:>8}  p99 {:>8}  p99.9 {:>8}  max {:>8}",
                 times.len(),
+                calls.rate_text(),
                 time(0.5),
                 time(0.99),
                 time(0.999),
                 time(1.0),
             );
-            stages_text(phase, op, &times, text);
+            stages_text(phase, op, times, text);
         }
     }
 
@@ -171,9 +225,9 @@ fn stages_text(phase: &Phase, op: &str, times: &[f64], text: &mut String) {
         let time = |q| human(stage.quantile(q, times));
         let _ = writeln!(
             text,
-            "    {:<9}{} {:>3.0} %   p50 {:>9}   p99 {:>9}   p99.9 {:>9}",
+            "    {:<9}{} {:>3.0} %  p50 {:>8}  p99 {:>8}  p99.9 {:>8}",
             stage.name,
-            chart::bar(stage.share, 24),
+            chart::bar(stage.share, 20),
             stage.share * 100.0,
             time(0.5),
             time(0.99),
@@ -264,7 +318,8 @@ impl Phase {
             .times
             .sorted()
             .iter()
-            .map(|(op, times)| {
+            .map(|(op, calls)| {
+                let times = &calls.seconds;
                 let stages: serde_json::Map<String, Value> = self
                     .stages(op)
                     .into_iter()
@@ -277,7 +332,11 @@ impl Phase {
                     .collect();
                 let mut time = quantiles(times.len() as f64, &|q| exact(times, q));
                 time["max_seconds"] = json!(times.last());
-                json!({ "op": op, "time": time, "stages": stages })
+                let moves = match calls.bytes {
+                    0 => "entries_per_second",
+                    _ => "bytes_per_second",
+                };
+                json!({ "op": op, moves: calls.rate(), "time": time, "stages": stages })
             })
             .collect();
         let tiers: serde_json::Map<String, Value> = self
@@ -302,7 +361,9 @@ mod tests {
 
     fn times(op: OpKind, seconds: &[f64]) -> Times {
         let mut times = Times::default();
-        seconds.iter().for_each(|seconds| times.note(op, *seconds));
+        seconds
+            .iter()
+            .for_each(|seconds| times.note(op, 1, 1 << 20, *seconds));
         times
     }
 
@@ -337,6 +398,30 @@ mod tests {
                 .text()
                 .contains("answered by: drive or page cache 100 %")
         );
+    }
+
+    #[test]
+    fn a_batch_of_one_counts_as_the_op_that_it_is() {
+        let mut some = Times::default();
+        for entries in [1, 2] {
+            some.note(OpKind::BatchRead, entries, 1, 0.1 * entries as f64);
+            some.note(OpKind::BatchWrite, entries, 1, 0.01 * entries as f64);
+        }
+        let ops: Vec<&str> = some.sorted().iter().map(|(op, _)| *op).collect();
+        assert_eq!(ops, ["batch_read", "get", "batch_write", "put"]);
+    }
+
+    #[test]
+    fn ops_show_what_they_moved_a_second() {
+        let mut some = times(OpKind::Get, &[0.001, 0.003]);
+        some.note(OpKind::Exists, 8, 0, 0.002);
+        let rates: Vec<String> = some
+            .sorted()
+            .iter()
+            .map(|(_, calls)| calls.rate_text())
+            .collect();
+        assert_eq!(rates, ["0.52 GB/s", "4000 keys/s"]);
+        assert!(report(true).text().contains("2.62 GB/s"));
     }
 
     #[test]
