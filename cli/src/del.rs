@@ -11,7 +11,8 @@ use crate::keys::{EachKey, Words};
   memkv del model/layer-0 model/layer-1
   memkv del $(cat keys) --json | jq -r 'select(.outcome == \"miss\").key'
 
-Exit codes: 0 all were removed, 4 no server, 5 some weren't there, 6 some failed.")]
+Exit codes: 0 all were removed, 2 no key is in bounds, 4 no server, 5 some weren't there, 6 some
+failed, 8 not in time.")]
 pub(crate) struct Del {
     #[command(flatten)]
     keys: EachKey,

@@ -11,7 +11,8 @@ use crate::keys::{EachKey, Words};
   memkv exists model/layer-0 && echo cached
   memkv exists a b c --json
 
-Exit codes: 0 all are there, 4 no server, 5 some aren't, 6 some failed.")]
+Exit codes: 0 all are there, 2 no key is in bounds, 4 no server, 5 some aren't, 6 some failed,
+8 not in time.")]
 pub(crate) struct Exists {
     #[command(flatten)]
     keys: EachKey,

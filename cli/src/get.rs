@@ -19,8 +19,8 @@ use crate::{files, out};
   memkv get backup | tar t                      through a pipe
   memkv get session --json -o s.bin             with version and attributes as JSON on stdout
 
-Exit codes: 0 read, 1 failed on the server or damaged, 4 no server, 5 the key isn't there,
-8 not in time.")]
+Exit codes: 0 read, 1 failed on the server, damaged, or --output can't be written, 2 a key out of
+bounds, 4 no server, 5 the key isn't there, 8 not in time.")]
 pub(crate) struct Get {
     /// The key
     key: String,

@@ -1,6 +1,8 @@
 //! The program's verbs against real servers, as people and scripts use them: what goes in, what comes out, how it ends.
 
 mod admin;
+mod demo;
+mod dev;
 mod exits;
 mod verbs;
 
@@ -95,11 +97,36 @@ impl Shell {
         });
         let output = child.wait_with_output().expect("memkv ends");
         writer.join().expect("the writer");
-        Done {
+        let done = Done {
             code: output.status.code().expect("an exit code"),
             stdout: output.stdout,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        };
+        let documented = self.documented(arguments);
+        // Command lines and configurations can be wrong for every verb.
+        let is_documented = [2, 3].contains(&done.code) || documented.contains(&done.code);
+        assert!(
+            documented.is_empty() || is_documented,
+            "{arguments:?} ends with {}, but its help names {documented:?}: {}",
+            done.code,
+            done.stderr
+        );
+        done
+    }
+
+    /// The exit codes in the help of the verb that `arguments` start with; none where it names none.
+    fn documented(&self, arguments: &[&str]) -> Vec<i32> {
+        let words = match arguments {
+            ["batch" | "admin", ..] => 2,
+            _ => 1,
+        };
+        let verb = arguments.get(..words).unwrap_or(arguments);
+        let help = command(self.path(), &[verb, &["--help"]].concat());
+        let help = { help }.output().expect("memkv runs");
+        let help = String::from_utf8(help.stdout).expect("text");
+        let codes = help.split("Exit codes:").nth(1).unwrap_or("");
+        let codes = codes.split(|c: char| !c.is_ascii_digit());
+        codes.filter_map(|code| code.parse().ok()).collect()
     }
 }
 

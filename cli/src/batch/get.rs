@@ -25,7 +25,8 @@ Examples:
   memkv batch get a b c -d out/                 files out/a, out/b and out/c
   memkv batch get --keys-from keys.txt | jq -r 'select(.outcome == \"miss\").key'
 
-Exit codes: 0 all were read, 4 no server, 5 some weren't there, 6 some failed."
+Exit codes: 0 all were read, 4 no server, 5 some weren't there, 6 some failed, 8 not in
+time; 2 or 1 when all failed."
 )]
 pub(crate) struct Get {
     /// The keys

@@ -27,7 +27,8 @@ Examples:
   memkv batch put blocks/ --prefix model/
   jq -c '{key: .id, value: .text}' rows.json | memkv batch put -
 
-Exit codes: 0 all were stored, 4 no server, 6 some failed; 2 or 1 when all failed."
+Exit codes: 0 all were stored, 4 no server, 6 some failed, 8 not in time; 2 or 1 when all
+failed."
 )]
 pub(crate) struct Put {
     /// A directory, or a file of JSON Lines; - is stdin

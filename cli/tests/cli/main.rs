@@ -206,52 +206,81 @@ fn version_names_version_commit_and_features() {
             .strip_prefix(&start)
             .and_then(|rest| rest.strip_suffix(')'))
             .unwrap();
-        assert!(commit == "unknown" || commit.len() >= 7, "{first}");
+        assert_eq!(commit, built_from(), "{first}");
         assert!(features.starts_with("features: tcp,") && features.contains("without rdma"));
     }
+}
+
+/// What the version names: the packager's word, else the commit that is checked out, else `unknown`.
+fn built_from() -> String {
+    if let Some(commit) = option_env!("MEMKV_COMMIT") {
+        return commit.trim().to_owned();
+    }
+    let mut git = Command::new("git");
+    git.args(["rev-parse", "--short=12", "HEAD"]);
+    match git.current_dir(env!("CARGO_MANIFEST_DIR")).output() {
+        Ok(output) if output.status.success() => text(&output.stdout).trim().to_owned(),
+        _ => "unknown".to_owned(),
+    }
+}
+
+/// Checks the help of `path` and of everything below it; gives the names that were seen.
+fn help_has_examples(home: &Path, path: &[&str]) -> Vec<String> {
+    let output = run(home, &[path, &["--help"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{path:?}");
+    let help = text(&output.stdout);
+    let Some((_, verbs)) = help.split_once("Commands:") else {
+        let example = format!("  memkv {}", path.join(" "));
+        let (_, examples) = help.split_once("Examples:").unwrap_or(("", ""));
+        assert!(examples.contains(&example), "{path:?}: {help}");
+        return vec![path.join(" ")];
+    };
+    let verbs = verbs.split("Options:").next().unwrap().lines();
+    let verbs = verbs
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|verb| *verb != "help");
+    verbs
+        .flat_map(|verb| help_has_examples(home, &[path, &[verb]].concat()))
+        .collect()
 }
 
 #[test]
 fn every_verb_has_help_with_examples() {
     let home = tempfile::tempdir().unwrap();
-    let help = text(&run(home.path(), &["--help"]).stdout);
-    let verbs = help
-        .split("Commands:")
-        .nth(1)
-        .unwrap()
-        .split("Options:")
-        .next()
-        .unwrap();
-    let verbs: Vec<&str> = verbs
-        .lines()
-        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|verb| *verb != "help")
-        .collect();
-    assert!(
-        verbs.contains(&"start") && verbs.contains(&"completions"),
-        "{verbs:?}"
-    );
-    for verb in verbs {
-        let output = run(home.path(), &[verb, "--help"]);
-        assert_eq!(output.status.code(), Some(0), "{verb}");
-        let help = text(&output.stdout);
-        assert!(
-            help.contains("Examples:") || help.contains("Commands:"),
-            "{verb}: {help}"
-        );
+    let seen = help_has_examples(home.path(), &[]);
+    for verb in ["start", "completions", "admin status", "batch put"] {
+        assert!(seen.iter().any(|seen| seen == verb), "{verb}: {seen:?}");
     }
+}
+
+/// The shells that the help offers.
+fn shells(home: &Path) -> Vec<String> {
+    let help = text(&run(home, &["completions", "--help"]).stdout);
+    let (_, shells) = help.split_once("possible values: ").unwrap();
+    let (shells, _) = shells.split_once(']').unwrap();
+    shells.split(", ").map(str::to_owned).collect()
 }
 
 #[test]
 fn completions_name_every_verb() {
     let home = tempfile::tempdir().unwrap();
+    let shells = shells(home.path());
     for shell in ["bash", "zsh", "fish"] {
+        assert!(shells.iter().any(|known| known == shell), "{shells:?}");
+    }
+    for shell in &shells {
         let output = run(home.path(), &["completions", shell]);
         assert_eq!(output.status.code(), Some(0), "{shell}");
         let script = text(&output.stdout);
         for word in ["start", "completions", "allow-unknown-keys"] {
             assert!(script.contains(word), "{shell} lacks {word}");
+        }
+        if shell == "bash" {
+            fs::write(home.path().join("script"), &script).unwrap();
+            let mut bash = Command::new("bash");
+            let checked = bash.arg("-n").arg(home.path().join("script")).output();
+            assert!(checked.unwrap().status.success(), "bash reads it");
         }
     }
 }

@@ -147,6 +147,60 @@ fn time_that_is_over_ends_with_8() {
     server.stop();
 }
 
+/// A run of `verb` that ends with `code`, on a server that has the key `k`.
+fn run_that_ends(shell: &Shell, verb: &[&str], code: i32) -> super::Done {
+    let longest = &"k".repeat(513);
+    let nobody = Shell::of("127.0.0.1:1");
+    let with = |more: &[&str]| shell.pipe(&[verb, more].concat(), STDIN);
+    let is_batch_put = verb.starts_with(&["batch", "put"]);
+    match (code, verb) {
+        (0, _) => with(&[]),
+        (1, ["put", ..]) => with(&["--if-absent"]),
+        (1, ["batch", "get", ..]) => with(&["-d", "file/below"]),
+        (1, ["batch", "put", ..]) => shell.run(&["batch", "put", "none"]),
+        (1, _) => with(&["-o", "no/such/folder"]),
+        (2, ["put", ..]) => shell.pipe(&["put", longest, "-"], STDIN),
+        (2, _) if is_batch_put => shell.pipe(verb, b"no row"),
+        (2, [.., _key]) => shell.run(&[&verb[..verb.len() - 1], &[longest]].concat()),
+        (4, _) => nobody.pipe(verb, STDIN),
+        (5, [.., _key]) => shell.run(&[&verb[..verb.len() - 1], &["nobody"]].concat()),
+        (6, _) if is_batch_put => {
+            let rows = "{\"key\": \"k\", \"value\": \"v\"}\n{\"key\": \"l\", \"file\": \"none\"}\n";
+            shell.pipe(verb, rows.as_bytes())
+        }
+        (6, _) => with(&[longest]),
+        (8, _) => with(&["--timeout", "0.000001"]),
+        (_, verb) => panic!("{verb:?} names exit code {code}, which no run here ends with"),
+    }
+}
+
+#[test]
+fn every_code_that_a_verbs_help_names_is_one_that_it_ends_with() {
+    let home = TempDir::new().unwrap();
+    let server = server(&home);
+    let shell = Shell::at(&server);
+    fs::write(shell.path().join("file"), "").unwrap();
+    for verb in VERBS {
+        let codes = shell.documented(verb);
+        assert!(
+            codes.contains(&0) && codes.contains(&4),
+            "{verb:?}: {codes:?}"
+        );
+        for code in codes {
+            shell.pipe(&["put", "k", "-"], b"v").ends(0, &[]);
+            let done = run_that_ends(&shell, verb, code);
+            assert_eq!(
+                done.code,
+                code,
+                "{verb:?}\n{}\n{}",
+                done.text(),
+                done.stderr
+            );
+        }
+    }
+    server.stop();
+}
+
 #[test]
 fn what_is_no_file_ends_with_1_and_is_named() {
     let home = TempDir::new().unwrap();

@@ -47,6 +47,27 @@ fn values_of_all_sizes_go_through_files_and_pipes_unchanged() {
 }
 
 #[test]
+fn a_dash_is_a_pipe_and_never_a_file() {
+    let home = TempDir::new().unwrap();
+    let server = server(&home);
+    let shell = Shell::at(&server);
+    let bytes = value(1, 100_000);
+    shell.pipe(&["put", "k", "-"], &bytes).ends(0, &[]);
+    let done = shell.run(&["get", "k", "-o", "-"]);
+    assert!(done.ends(0, &[]).stdout == bytes && done.stderr.is_empty());
+    // Row and value would be one heap there.
+    let done = shell.run(&["get", "k", "-o", "-", "--json"]);
+    assert!(done.ends(2, &["--json", "--output"]).stdout.is_empty());
+    let rows = "{\"key\": \"row\", \"value\": \"text\"}\n";
+    let done = shell.pipe(&["batch", "put", "-"], rows.as_bytes());
+    assert!(done.ends(0, &["1 stored"]).stdout.is_empty());
+    let done = shell.pipe(&["batch", "get", "--keys-from", "-"], b"row\n");
+    assert_eq!(done.ends(0, &["1 read"]).rows()[0]["value"], "text");
+    assert_eq!(fs::read_dir(shell.path()).unwrap().count(), 0, "no file -");
+    server.stop();
+}
+
+#[test]
 fn exists_and_del_answer_per_key_in_order() {
     let home = TempDir::new().unwrap();
     let server = server(&home);
