@@ -61,7 +61,7 @@ build() {
   have cc || missing+=(gcc libc6-dev)
   have make || missing+=(make)
   have git || missing+=(git)
-  [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+  [ -e "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" ] || missing+=(ca-certificates)
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
 }
 
