@@ -1,4 +1,7 @@
-//! What `make run` and `make install` do, on the binary under test instead of a release.
+//! What make's targets do: run and install on the binary under test instead of a release, the others up to cargo.
+
+mod deps;
+mod tasks;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,13 +10,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use memkv_tests::program::{binary, command, run, xtask};
+use memkv_tests::program::{binary, command, xtask};
 use memkv_tests::tier::Tier;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-
-/// Those of a development server.
-const PORTS: [u16; 2] = [9900, 9901];
 
 /// `cargo xtask` with a home of its own.
 fn task(home: &Path, arguments: &[&str]) -> Command {
@@ -41,19 +41,22 @@ impl Drop for Killed {
 
 #[test]
 fn make_run_starts_shows_and_drains() {
-    let bound = |port: &u16| TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], *port)));
-    if PORTS.iter().any(|port| bound(port).is_err()) {
-        Tier::Run.skipped("something else listens on 127.0.0.1:9900 or 9901");
-        return;
-    }
     Tier::Run.ran();
     let home = TempDir::new().unwrap();
     let dir = home.path().to_str().unwrap();
-    let mut child = task(home.path(), &["run", "--bytes", "24 MiB", "--dir", dir])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let data = memkv_tests::free_pair();
+    let admin = SocketAddr::new(data.ip(), data.port() + 1);
+    let port = data.port().to_string();
+    let mut child = task(
+        home.path(),
+        &["run", "--port", &port, "--bytes", "24 MiB", "--dir", dir],
+    )
+    // It runs the demo against its own server whatever this says.
+    .env("MEMKV_SERVERS", "127.0.0.1:1")
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
     let stderr = child.stderr.take().unwrap();
     let log = std::thread::spawn(move || std::io::read_to_string(stderr).unwrap());
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -65,19 +68,13 @@ fn make_run_starts_shows_and_drains() {
         };
         shown = shown + &line.unwrap() + "\n";
     }
-    for words in [
-        "p99",
-        "get",
-        "put",
-        "device",
-        "Ctrl-C",
-        "memkv://127.0.0.1:9900",
-    ] {
+    let address = format!("memkv://{data}");
+    for words in ["p99", "get", "put", "device", "Ctrl-C", &address] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     // What it prints is true.
     for page in ["ready", "status", "slow", "metrics", "health"] {
-        let url = format!("http://127.0.0.1:9901/v1/{page}");
+        let url = format!("http://{admin}/v1/{page}");
         assert!(shown.contains(&url), "{shown}");
         assert_eq!(ureq::get(&url).call().unwrap().status(), 200, "{url}");
     }
@@ -85,7 +82,11 @@ fn make_run_starts_shows_and_drains() {
     assert!(home.path().join(".memkv/dev-key").exists());
     for arguments in [&["put", "greeting", "data/note"][..], &["get", "greeting"]] {
         fs::write(home.path().join("data/note"), "hello").unwrap();
-        let output = run(home.path(), arguments);
+        let mut verb = command(home.path(), arguments);
+        let output = verb
+            .env("MEMKV_SERVERS", data.to_string())
+            .output()
+            .unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
     }
 
@@ -96,7 +97,8 @@ fn make_run_starts_shows_and_drains() {
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(asked.elapsed() < Duration::from_secs(20), "{log}");
     assert!(log.contains("draining"), "{log}");
-    assert!(PORTS.iter().all(|port| bound(port).is_ok()), "it is gone");
+    let is_gone = |address| TcpListener::bind(address).is_ok();
+    assert!(is_gone(data) && is_gone(admin));
 }
 
 #[test]

@@ -24,31 +24,49 @@ struct Ran {
 
 pub(crate) fn fuzz(target: Option<&str>, seconds: u32) -> Result<()> {
     if !sh::have("cargo-fuzz") {
-        sh::run(sh::cargo()?.args(["install", "cargo-fuzz", "--locked"]))?;
+        bail!(
+            "cargo-fuzz is missing; install it with: cargo install cargo-fuzz --locked \
+             (a nightly toolchain isn't needed)"
+        );
     }
+    let known = targets()?;
+    let chosen = match target {
+        Some(target) if known.iter().any(|known| known == target) => vec![target.to_owned()],
+        Some(target) => bail!("no fuzz target {target}; there are: {}", known.join(", ")),
+        None => known,
+    };
     // The fuzzer wants sanitizer flags, which stable accepts when told to.
     let mut build = sh::cargo()?;
     build.args(["fuzz", "build", "--fuzz-dir", FUZZ_DIR, "--target", TRIPLE]);
     sh::run(build.args(target).env("RUSTC_BOOTSTRAP", "1"))?;
-    let targets = match target {
-        Some(target) => vec![target.to_owned()],
-        None => targets()?,
-    };
-    let ran: Vec<Ran> = targets
-        .into_iter()
-        .map(|target| run(target, seconds))
-        .collect::<Result<_>>()?;
+    let mut ran = Vec::new();
+    for (idx, target) in chosen.iter().enumerate() {
+        eprintln!(
+            "fuzz: {target}, {} of {}, {seconds} s",
+            idx + 1,
+            chosen.len()
+        );
+        ran.push(run(target, seconds)?);
+    }
+    conclude(&ran, seconds)
+}
+
+/// A line per target, and one for all.
+fn conclude(ran: &[Ran], seconds: u32) -> Result<()> {
     println!("\nexecutions, {seconds} s each:");
-    for ran in &ran {
+    for ran in ran {
         let failed = if ran.failed { "FAILED" } else { "" };
         println!("  {:<22} {:>12} {failed}", ran.target, ran.executions);
     }
-    let artifacts = work("artifacts")?;
-    if ran.iter().any(|ran| ran.failed) {
+    let executions: u64 = ran.iter().map(|ran| ran.executions).sum();
+    let finds = ran.iter().filter(|ran| ran.failed).count();
+    let targets = ran.len();
+    println!("fuzz: targets {targets}, executions {executions}, finds {finds}");
+    if finds > 0 {
         bail!(
             "the inputs that failed are in {}; fix what they show, and copy them to \
              {FUZZ_DIR}/corpus/<target>, where the tests replay them",
-            artifacts.display()
+            work("artifacts")?.display()
         );
     }
     Ok(())
@@ -61,8 +79,8 @@ fn work(name: &str) -> Result<PathBuf> {
 }
 
 /// Runs what is built: cargo-fuzz would add what it finds to the committed corpus.
-fn run(target: String, seconds: u32) -> Result<Ran> {
-    let mut fuzz = sh::command(sh::target()?.join(TRIPLE).join("release").join(&target));
+fn run(target: &str, seconds: u32) -> Result<Ran> {
+    let mut fuzz = sh::command(sh::target()?.join(TRIPLE).join("release").join(target));
     fuzz.arg(format!("-max_total_time={seconds}"));
     fuzz.args(["-print_final_stats=1", "-verbosity=0", "-rss_limit_mb=2048"]);
     let artifacts = work("artifacts")?;
@@ -71,7 +89,7 @@ fn run(target: String, seconds: u32) -> Result<Ran> {
         artifacts.display()
     ));
     fuzz.arg(work(&format!("corpus/{target}"))?);
-    fuzz.arg(sh::root().join(FUZZ_DIR).join("corpus").join(&target));
+    fuzz.arg(sh::root().join(FUZZ_DIR).join("corpus").join(target));
     let (success, log) = sh::logged(&mut fuzz)?;
     let executions = log
         .lines()
@@ -84,7 +102,7 @@ fn run(target: String, seconds: u32) -> Result<Ran> {
         eprintln!("{log}");
     }
     Ok(Ran {
-        target,
+        target: target.to_owned(),
         executions,
         failed,
     })

@@ -38,9 +38,17 @@ enum Task {
     Ci,
     /// Formatting, lints, dead links, stray words, licences, generated files
     Tidy,
-    /// Fuzz one target, or every target in turn; installs cargo-fuzz where it is missing
+    /// Fuzz one target, or every target in turn
+    #[command(
+        after_help = "Needs cargo-fuzz (cargo install cargo-fuzz --locked), but no nightly toolchain.
+
+Examples:
+  cargo xtask fuzz                             every target for a minute
+  cargo xtask fuzz --seconds 5                 do they all still run?
+  cargo xtask fuzz proto_frame --seconds 3600  one target for an hour"
+    )]
     Fuzz {
-        /// Name of a target in tests/fuzz; all of them when absent
+        /// Name of a target in tests/fuzz (`cargo fuzz list --fuzz-dir tests/fuzz`); all of them when absent
         target: Option<String>,
         /// Seconds per target
         #[arg(long, default_value_t = 60)]
@@ -59,10 +67,17 @@ enum Task {
     /// Build the OpenTelemetry Collector that the tests run; prints its path
     Collector,
     /// Build, start a development server, run the demo, stay up until Ctrl-C (`make run`)
+    #[command(after_help = "Examples:
+  cargo xtask run                               what `make run` does
+  cargo xtask run --port 9910 --dir /tmp/other  beside another one
+  cargo xtask run --once --bytes '64 MiB'       a quick look, and then it ends")]
     Run {
         /// Stop after the demo instead of waiting for Ctrl-C
         #[arg(long)]
         once: bool,
+        /// Where clients connect; the admin endpoint takes the port above it
+        #[arg(long, default_value_t = run::PORT, value_parser = clap::value_parser!(u16).range(1..=65534))]
+        port: u16,
         /// How much the demo writes
         #[arg(long, value_name = "SIZE", default_value = "1 GiB")]
         bytes: String,
@@ -82,7 +97,14 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         memkv: Option<PathBuf>,
     },
-    /// What is too slow for every change: slow tests, fuzzing, sanitizers
+    /// What is too slow for every change: slow tests, AddressSanitizer, fuzzing
+    #[command(
+        after_help = "Every step runs although one before it failed; the end lists them with their times.
+
+Examples:
+  cargo xtask nightly               about four hours, nearly all of it fuzzing
+  cargo xtask nightly --seconds 10  the same steps, as quick as can be"
+    )]
     Nightly {
         /// Seconds per fuzz target
         #[arg(long, default_value_t = 600)]
@@ -101,11 +123,13 @@ fn main() -> ExitCode {
         Task::Collector => collector::print_path(),
         Task::Run {
             once,
+            port,
             bytes,
             dir,
             memkv,
         } => run::run(&run::Run {
             once,
+            port,
             bytes,
             dir,
             memkv,

@@ -5,7 +5,7 @@
 //! server's default, `./data` under the workspace's root.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,21 +20,19 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::sh;
 
-const DATA: SocketAddr = local(9900);
-const ADMIN: SocketAddr = local(9901);
+/// The data port of `memkv start --dev`, where clients look for it.
+pub(crate) const PORT: u16 = 9900;
 /// Recovery of the default data directory takes well under a second.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How often processes, signals and readiness are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
-const fn local(port: u16) -> SocketAddr {
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
-}
-
 /// What to run.
 pub(crate) struct Run {
     /// Stop after the demo.
     pub(crate) once: bool,
+    /// Where clients connect; the admin endpoint is on the port above.
+    pub(crate) port: u16,
     /// How much the demo writes.
     pub(crate) bytes: String,
     /// Where `./data` is made.
@@ -43,25 +41,38 @@ pub(crate) struct Run {
     pub(crate) memkv: Option<PathBuf>,
 }
 
+impl Run {
+    fn data(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    fn admin(&self) -> SocketAddr {
+        // The arguments leave room for it.
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + 1))
+    }
+}
+
 pub(crate) fn run(wanted: &Run) -> Result<()> {
     let memkv = sh::memkv(wanted.memkv.as_deref())?;
     let dir = wanted.dir.as_deref().unwrap_or(sh::root());
-    check_ports_are_free()?;
+    check_ports_are_free(wanted)?;
 
     let stops = Stops::listen()?;
     let mut start = sh::command(&memkv);
     start
-        .args(["start", "--dev"])
+        .args(["start", "--dev", "--port", &wanted.port.to_string()])
         .current_dir(dir)
         .stdin(Stdio::null())
         .process_group(0);
     let mut server = Server(start.spawn().context("start memkv start --dev")?);
-    if !wait_until_ready(&mut server, &stops)? {
+    if !wait_until_ready(wanted.admin(), &mut server, &stops)? {
         return server.drain(&stops);
     }
     // The demo shares our group: Ctrl-C ends it too, and then the server drains.
     let mut demo = sh::command(&memkv);
     demo.args(["demo", "--bytes", &wanted.bytes])
+        // Whatever the user's own variables point at: this server is meant.
+        .env("MEMKV_SERVERS", wanted.data().to_string())
         .current_dir(dir);
     let demo = watch(&mut demo, &mut server, &stops)?;
     if stops.count() == 0 {
@@ -70,7 +81,7 @@ pub(crate) fn run(wanted: &Run) -> Result<()> {
             bail!("memkv demo ended with {demo}");
         }
         if !wanted.once {
-            print_urls();
+            print_urls(wanted);
             while stops.count() == 0 {
                 server.check_alive()?;
                 thread::sleep(TICK);
@@ -81,13 +92,17 @@ pub(crate) fn run(wanted: &Run) -> Result<()> {
     server.drain(&stops)
 }
 
-fn check_ports_are_free() -> Result<()> {
-    for (address, what) in [(DATA, "the data port"), (ADMIN, "the admin port")] {
+fn check_ports_are_free(wanted: &Run) -> Result<()> {
+    let ports = [
+        (wanted.data(), "the data port"),
+        (wanted.admin(), "the admin port"),
+    ];
+    for (address, what) in ports {
         if let Err(error) = TcpListener::bind(address) {
             bail!(
                 "{address}, {what} of a development server, can't be bound ({error}); \
-                 stop what listens there (`ss -ltnp 'sport = :{}'` names it), or run a server on \
-                 another address with `memkv start --config FILE` and network.address in FILE",
+                 stop what listens there (`ss -ltnp 'sport = :{}'` names it), or take another \
+                 one: `cargo xtask run --port PORT`",
                 address.port()
             );
         }
@@ -95,9 +110,15 @@ fn check_ports_are_free() -> Result<()> {
     Ok(())
 }
 
-fn print_urls() {
+fn print_urls(wanted: &Run) {
+    let (data, admin) = (wanted.data(), wanted.admin());
+    // Clients look for a server at the default port by themselves.
+    let servers = match wanted.port {
+        PORT => String::new(),
+        _ => format!("MEMKV_SERVERS={data} "),
+    };
     println!("\nmemkv is up; Ctrl-C drains and stops it\n");
-    println!("  data     memkv://{DATA}            try: memkv put greeting README.md");
+    println!("  data     memkv://{data}            try: {servers}memkv put greeting README.md");
     for (path, what) in [
         ("status", "everything the server knows about itself"),
         (
@@ -111,7 +132,7 @@ fn print_urls() {
         ("health", "liveness"),
         ("ready", "readiness"),
     ] {
-        println!("  {:<8} http://{ADMIN}/v1/{path:<8} {what}", path);
+        println!("  {:<8} http://{admin}/v1/{path:<8} {what}", path);
     }
     println!();
 }
@@ -182,7 +203,7 @@ impl Drop for Server {
 }
 
 /// False if the user stopped us first.
-fn wait_until_ready(server: &mut Server, stops: &Stops) -> Result<bool> {
+fn wait_until_ready(admin: SocketAddr, server: &mut Server, stops: &Stops) -> Result<bool> {
     let deadline = Instant::now() + READY_WITHIN;
     let mut last = "nothing answered".to_owned();
     while Instant::now() < deadline {
@@ -190,7 +211,7 @@ fn wait_until_ready(server: &mut Server, stops: &Stops) -> Result<bool> {
         if stops.count() > 0 {
             return Ok(false);
         }
-        match status_of(ADMIN, "/v1/ready") {
+        match status_of(admin, "/v1/ready") {
             Ok(200) => return Ok(true),
             Ok(status) => last = format!("it answered {status}"),
             Err(error) => last = format!("{error}"),
@@ -198,7 +219,7 @@ fn wait_until_ready(server: &mut Server, stops: &Stops) -> Result<bool> {
         thread::sleep(TICK);
     }
     bail!(
-        "http://{ADMIN}/v1/ready wasn't ready within {} s: {last}",
+        "http://{admin}/v1/ready wasn't ready within {} s: {last}",
         READY_WITHIN.as_secs()
     );
 }

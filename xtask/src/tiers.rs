@@ -40,7 +40,11 @@ const TIERS: &[Tier] = &[
     },
     Tier {
         name: "run",
-        what: "make run (needs 127.0.0.1:9900 and 9901)",
+        what: "make run: server, demo, Ctrl-C",
+    },
+    Tier {
+        name: "slow",
+        what: "what takes minutes (MEMKV_SLOW=1, as cargo xtask nightly sets it)",
     },
 ];
 
@@ -114,5 +118,23 @@ impl Reports {
             return "ran".to_owned();
         }
         "SKIPPED: no test of it started".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All but the slow one, which is the nightly run's.
+    #[test]
+    fn what_decides_about_a_change_requires_every_tier() {
+        let run = fs::read_to_string(sh::root().join(".ci/run")).unwrap();
+        let required = run
+            .lines()
+            .find_map(|line| line.strip_prefix("export MEMKV_REQUIRE_TIERS="))
+            .unwrap();
+        let mut tiers: Vec<&str> = TIERS.iter().map(|tier| tier.name).collect();
+        tiers.retain(|name| *name != "slow");
+        assert_eq!(required.split(',').collect::<Vec<_>>(), tiers);
     }
 }

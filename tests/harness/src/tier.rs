@@ -21,8 +21,10 @@ pub enum Tier {
     Faults,
     /// Ten thousand connections: that many open files.
     Connections,
-    /// `make run`: the ports of a development server.
+    /// `make run`: two free ports side by side.
     Run,
+    /// Minutes: `MEMKV_SLOW=1`.
+    Slow,
 }
 
 impl Tier {
@@ -35,6 +37,7 @@ impl Tier {
             Tier::Faults => "faults",
             Tier::Connections => "connections",
             Tier::Run => "run",
+            Tier::Slow => "slow",
         }
     }
 
@@ -57,6 +60,16 @@ impl Tier {
             "tier {} is required here, but: {reason}",
             self.name()
         );
+    }
+
+    /// Whether slow tests are wanted, which is reported either way.
+    pub fn slow_is_wanted() -> bool {
+        let wanted = env::var("MEMKV_SLOW").is_ok_and(|value| value == "1");
+        match wanted {
+            true => Tier::Slow.ran(),
+            false => Tier::Slow.skipped("MEMKV_SLOW isn't 1"),
+        }
+        wanted
     }
 
     fn report(self, outcome: &str, text: &str) {

@@ -1,9 +1,8 @@
 //! `memkv admin status` and `memkv slow`, by HTTP and by HTTPS.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 
-use memkv_tests::program::{Program, Setup};
+use memkv_tests::program::Setup;
 use tempfile::TempDir;
 
 use super::{Shell, server};
@@ -47,27 +46,12 @@ fn status_and_slow_are_shown_for_people_and_for_programs() {
     server.stop();
 }
 
-/// A server whose admin port is the one above its data port.
-fn on_neighbouring_ports(home: &TempDir) -> Program {
-    for _ in 0..20 {
-        let data = memkv_tests::free_address();
-        let above = (data.ip(), data.port().saturating_add(1));
-        if TcpListener::bind(above).is_err() {
-            continue;
-        }
-        let mut setup = Setup::new(home.path(), "64 MiB");
-        setup.address = data.to_string();
-        if let Ok(server) = setup.try_start() {
-            return server;
-        }
-    }
-    panic!("no two free ports side by side");
-}
-
 #[test]
 fn a_data_address_leads_to_the_admin_endpoint_above_it() {
     let home = TempDir::new().unwrap();
-    let server = on_neighbouring_ports(&home);
+    let mut setup = Setup::new(home.path(), "64 MiB");
+    setup.address = memkv_tests::free_pair().to_string();
+    let server = setup.start();
     assert_eq!(server.admin.port(), server.data.port() + 1);
     let shell = Shell::at(&server);
     shell.run(&["admin", "status"]).ends(0, &[]);
