@@ -53,10 +53,12 @@ fn rows_are_printed_and_written_with_every_field() {
             );
         }
         // A row whose unit is CPU already has no second one.
-        assert!(
-            row.get("cpu_ratio")
-                .is_some_and(|cpu| cpu.is_null() || cpu.as_f64() > Some(0.0))
-        );
+        let cpu = row.get("cpu_ratio").expect("the field");
+        match row["unit"].as_str() {
+            Some("ops/CPU s") => assert!(cpu.is_null(), "{row}"),
+            _ => assert!(cpu.as_f64() > Some(0.0), "{row}"),
+        }
+        assert!(["higher", "lower"].contains(&row["better"].as_str().unwrap()));
         assert!(said.contains(row["id"].as_str().unwrap()));
     }
 }
@@ -71,4 +73,28 @@ fn a_row_that_does_not_exist_is_refused_with_those_that_do() {
         said.contains("get-4mb") && said.contains("get-4m,"),
         "{said}"
     );
+}
+
+#[test]
+fn the_limit_of_the_path_stands_beside_large_gets() {
+    for peer in ["redis-server", "memcached", "iperf3"] {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&path).any(|dir| dir.join(peer).is_file()) {
+            eprintln!("SKIPPED: there is no {peer}; scripts/deps.sh bench installs it");
+            return;
+        }
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("limit.json");
+    let run = bench(&["--only", "get-4m"], &out);
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success(), "{said}");
+    let rows: Vec<Value> = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    for (row, connections) in rows.iter().zip([1, 2, 4]) {
+        let limit = format!("iperf3 -P{connections}: ");
+        assert!(row["note"].as_str().unwrap().starts_with(&limit), "{row}");
+        assert!(row["cpu_ratio"].as_f64() > Some(0.0), "{row}");
+        let peer = row["peer_name"].as_str().unwrap();
+        assert!(["redis", "memcached"].contains(&peer), "{row}");
+    }
+    assert_eq!(rows.len(), 3);
 }

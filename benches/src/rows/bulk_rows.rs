@@ -7,24 +7,19 @@ use crate::peers::iperf;
 use crate::peers::memcached::Memcached;
 use crate::peers::redis::Redis;
 use crate::process::Server;
-use crate::stats::{Better, Goal, Measure, Row};
+use crate::stats::{Goal, Measure, Row};
 use anyhow::Result;
 
 const BYTES: usize = 4 << 20;
 /// Values one connection moves per run: about a second on this class of machine.
 const OPS: usize = 1200;
 
-pub(super) fn get_4m(effort: Effort) -> Result<Vec<Row>> {
+pub(super) fn get_4m(goal: Goal, effort: Effort) -> Result<Vec<Row>> {
     let (ours, redis, memcached) = (
         Ours::start(&Variant::default())?,
         Redis::start()?,
         Memcached::start()?,
     );
-    let goal = Goal {
-        better: Better::Higher,
-        must: 1.0,
-        aim: 1.25,
-    };
     [1, 2, 4]
         .into_iter()
         .map(|count| {
@@ -45,13 +40,8 @@ pub(super) fn get_4m(effort: Effort) -> Result<Vec<Row>> {
         .collect()
 }
 
-pub(super) fn put_4m(effort: Effort) -> Result<Vec<Row>> {
+pub(super) fn put_4m(goal: Goal, effort: Effort) -> Result<Vec<Row>> {
     let (ours, redis) = (Ours::start(&Variant::default())?, Redis::start()?);
-    let goal = Goal {
-        better: Better::Higher,
-        must: 1.0,
-        aim: 1.15,
-    };
     [1, 4]
         .into_iter()
         .map(|count| {
@@ -150,4 +140,57 @@ fn compare(
         &pairs,
         &cpu,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::stats::Better;
+
+    /// Takes this long for a value, and says whose turn it was.
+    struct Paced(char, Duration, Arc<Mutex<String>>);
+
+    impl Connection for Paced {
+        fn get(&mut self, _: &str, _: &mut [u8]) -> Result<()> {
+            self.2.lock().unwrap().push(self.0);
+            std::thread::sleep(self.1);
+            Ok(())
+        }
+
+        fn put(&mut self, _: &str, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn all_sides_run_in_turn_and_the_fastest_peer_counts() {
+        let server = Server::spawn("sleep", Command::new("sleep").arg("60")).unwrap();
+        let turns = Arc::new(Mutex::new(String::new()));
+        let side = |name: &'static str, millis| {
+            let letter = name.chars().next().unwrap();
+            let paced = Paced(letter, Duration::from_millis(millis), Arc::clone(&turns));
+            Side::new(name, &server, vec![Box::new(paced)])
+        };
+        let goal = Goal {
+            better: Better::Higher,
+            must: 1.0,
+            aim: 1.25,
+        };
+        let effort = Effort {
+            repeats: 3,
+            pairs: 1,
+            // One value a run.
+            scale: 0.0,
+        };
+        let mut sides = [side("ours", 5), side("slow", 40), side("quick", 20)];
+        let row = compare("x", Direction::Get, goal, effort, &mut sides).unwrap();
+        assert_eq!(*turns.lock().unwrap(), "osq".repeat(4));
+        assert_eq!(row.peer_name, "quick");
+        assert!(row.ratio > 1.0 && row.ratio_min <= row.ratio && row.ratio <= row.ratio_max);
+        assert!(row.cpu_ratio.is_some());
+    }
 }

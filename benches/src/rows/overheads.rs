@@ -6,28 +6,18 @@ use super::Effort;
 use crate::no_mac::NoMac;
 use crate::ours::{Ours, Variant};
 use crate::process::cpu_seconds_self;
-use crate::stats::{Better, Goal, Row};
+use crate::stats::{Goal, Row};
 use anyhow::{Result, ensure};
 use memkv_client::Client;
 use memkv_proto::mac::{FrameMac, HmacSha256};
 
 const BYTES: usize = 1024;
 
-pub(super) fn hmac_1(effort: Effort) -> Result<Vec<Row>> {
-    let goal = Goal {
-        better: Better::Higher,
-        must: 0.85,
-        aim: 0.93,
-    };
+pub(super) fn hmac_1(goal: Goal, effort: Effort) -> Result<Vec<Row>> {
     hmac("hmac-1", "single GET 1 KiB, MAC on", goal, 1, effort)
 }
 
-pub(super) fn hmac_64(effort: Effort) -> Result<Vec<Row>> {
-    let goal = Goal {
-        better: Better::Higher,
-        must: 0.95,
-        aim: 0.99,
-    };
+pub(super) fn hmac_64(goal: Goal, effort: Effort) -> Result<Vec<Row>> {
     hmac("hmac-64", "BatchRead 64 × 1 KiB, MAC on", goal, 64, effort)
 }
 
@@ -58,7 +48,7 @@ fn hmac(
     )
 }
 
-pub(super) fn telemetry(effort: Effort) -> Result<Vec<Row>> {
+pub(super) fn telemetry(goal: Goal, effort: Effort) -> Result<Vec<Row>> {
     let sink = crate::sink::Sink::start()?;
     let otlp = Some((sink.endpoint(), 0.01));
     let on = Ours::start(&Variant {
@@ -73,11 +63,6 @@ pub(super) fn telemetry(effort: Effort) -> Result<Vec<Row>> {
     let rounds = effort.scaled(30_000);
     let with = || cpu_per_op(&on, &client_on, 1, rounds);
     let without = || cpu_per_op(&off, &client_off, 1, rounds);
-    let goal = Goal {
-        better: Better::Higher,
-        must: 0.95,
-        aim: 0.985,
-    };
     let workload = "single GET 1 KiB, Timelines, metrics and 1 % OTLP on";
     let mut rows = row(
         "telemetry",
@@ -161,4 +146,38 @@ fn row(
         &pairs,
         &[],
     )])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::stats::Better;
+
+    #[test]
+    fn with_and_without_run_in_turn_and_each_goes_first_every_other_time() {
+        let order = RefCell::new(String::new());
+        let side = |name: char, cpu_us: f64| {
+            let order = &order;
+            move || {
+                order.borrow_mut().push(name);
+                Ok(cpu_us)
+            }
+        };
+        let goal = Goal {
+            better: Better::Higher,
+            must: 0.85,
+            aim: 0.93,
+        };
+        let effort = Effort {
+            repeats: 5,
+            pairs: 4,
+            scale: 1.0,
+        };
+        let rows = row("x", "", "", goal, effort, side('+', 20.0), side('-', 19.0)).unwrap();
+        assert_eq!(*order.borrow(), "+-+--++--+");
+        // CPU without over CPU with: it takes 5 % of the CPU.
+        assert!((rows[0].ratio - 0.95).abs() < 1e-9, "{}", rows[0].ratio);
+    }
 }

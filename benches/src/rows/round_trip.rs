@@ -4,13 +4,13 @@ use super::Effort;
 use crate::ours::{Ours, Variant};
 use crate::peers::echo::Echo;
 use crate::process::cpu_seconds_self;
-use crate::stats::{Better, Goal, Measure, Row};
+use crate::stats::{Goal, Measure, Row};
 use anyhow::Result;
 use memkv_proto::frame::HEADER_BYTES;
 use memkv_proto::mac::HmacSha256;
 use std::time::Instant;
 
-pub(super) fn get_1k(effort: Effort) -> Result<Vec<Row>> {
+pub(super) fn get_1k(goal: Goal, effort: Effort) -> Result<Vec<Row>> {
     let ours = Ours::start(&Variant::default())?;
     let client = ours.client::<HmacSha256>(1)?;
     let key = b"round-trip";
@@ -58,11 +58,6 @@ pub(super) fn get_1k(effort: Effort) -> Result<Vec<Row>> {
         times.push((1e6 / a.rate(), 1e6 / b.rate()));
         cpu.push((a.cpu_per_work(), b.cpu_per_work()));
     }
-    let goal = Goal {
-        better: Better::Lower,
-        must: 1.5,
-        aim: 1.2,
-    };
     let workload = "single GET 1 KiB, one connection, loopback, RAM".to_owned();
     let name = "bare TCP echo of the same bytes".to_owned();
     Ok(vec![Row::paired(
