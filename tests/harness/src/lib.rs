@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+pub mod built;
 pub mod collector;
 pub mod http;
 pub mod load;

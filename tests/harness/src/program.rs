@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use memkv_client::{Client, ClientConfig};
@@ -13,70 +13,12 @@ use memkv_settings::AuthKey;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+pub use crate::built::{binary, xtask};
 use crate::poll::until;
 use crate::server::{KEY, key_hex};
 
 /// Beyond this a start or a stop hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The binary: `MEMKV_BIN` where that is set, else built beside the test that runs.
-///
-/// # Panics
-/// If it doesn't build.
-pub fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| match std::env::var_os("MEMKV_BIN") {
-        Some(path) => path.into(),
-        None => build("memkv-cli", "memkv"),
-    })
-}
-
-/// The program behind `cargo xtask`, built beside the test that runs.
-///
-/// # Panics
-/// If it doesn't build.
-pub fn xtask() -> PathBuf {
-    build("memkv-xtask", "memkv-xtask")
-}
-
-fn build(package: &str, bin: &str) -> PathBuf {
-    // …/PROFILE/deps/it-HASH
-    let test = std::env::current_exe().expect("the path of the running test");
-    let profile = test.ancestors().nth(2).expect("a profile's folder");
-    let target = profile.parent().expect("a target folder");
-    let mut cargo = cargo();
-    cargo
-        .args(["build", "--quiet", "--locked", "--package", package])
-        .args(["--bin", bin, "--target-dir"])
-        .arg(target)
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let built = cargo.output().expect("cargo runs");
-    assert!(built.status.success(), "{}", text(&built.stderr));
-    profile.join(bin)
-}
-
-/// The cargo that runs us, without what it says of our own package: build scripts watch that (ring's does), and would
-/// compile anew with everything that stands on them, here and then again in the cargo that runs the tests.
-fn cargo() -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    for (name, _) in std::env::vars_os() {
-        let is_ours = ["CARGO_PKG_", "CARGO_MANIFEST_"];
-        if is_ours
-            .iter()
-            .any(|start| name.to_string_lossy().starts_with(start))
-        {
-            cargo.env_remove(name);
-        }
-    }
-    cargo
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// `memkv` in an empty environment, with its home and working directory in `home`.
 pub fn command(home: &Path, arguments: &[&str]) -> Command {
@@ -508,22 +450,4 @@ impl Drop for Program {
 /// If it can't be run.
 pub fn run(home: &Path, arguments: &[&str]) -> Output {
     command(home, arguments).output().expect("memkv runs")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::OsStr;
-
-    use super::*;
-
-    #[test]
-    fn a_build_within_a_test_inherits_nothing_about_the_tests_package() {
-        let cargo = cargo();
-        let removed = |name: &str| {
-            cargo
-                .get_envs()
-                .any(|entry| entry == (OsStr::new(name), None))
-        };
-        assert!(removed("CARGO_PKG_NAME") && removed("CARGO_MANIFEST_DIR"));
-    }
 }
