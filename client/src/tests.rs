@@ -3,6 +3,7 @@
 mod faults;
 mod fences;
 mod peer;
+mod rules;
 mod verbs;
 
 use std::net::SocketAddr;

@@ -218,6 +218,8 @@ pub struct Op<'a> {
     /// Its record, where somebody exports it.
     pub(crate) timeline: Option<Box<Timeline>>,
     unsettled: usize,
+    /// Entries that are settled by payload whose MAC isn't verified yet; see [`Op::vouched`].
+    unverified: Vec<usize>,
 }
 
 /// Where the bytes of a segment go.
@@ -250,6 +252,7 @@ impl<'a> Op<'a> {
             reply_span: None,
             timeline: None,
             unsettled,
+            unverified: Vec::new(),
         }
     }
 
@@ -274,8 +277,9 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// Settles whatever has no result yet.
+    /// Settles whatever has no result yet, and whatever has one that nobody vouched for.
     pub(crate) fn fail_unsettled(&mut self, error: &OpError) {
+        self.distrust();
         match &mut self.body {
             Body::Write(entries) => {
                 for entry in entries.iter_mut().filter(|entry| entry.result.is_none()) {
@@ -301,6 +305,7 @@ impl<'a> Op<'a> {
 
     /// Puts a read that can be sent again back into its first state; true when it is one.
     pub(crate) fn reset_read(&mut self) -> bool {
+        self.unverified.clear();
         match &mut self.body {
             Body::Read(entries) => {
                 for entry in entries.iter_mut() {

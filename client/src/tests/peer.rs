@@ -172,6 +172,11 @@ impl Peer {
         })
     }
 
+    /// Whether a MAC follows the payload of that request.
+    pub(super) fn expects_trailer(&self, asked: &Asked) -> bool {
+        self.opener.trailer_len(&asked.head) > 0
+    }
+
     /// The payload that [`Peer::next_control`] left.
     pub(super) fn read_payload(&mut self, asked: &Asked) -> Vec<u8> {
         let mut payload = vec![0; asked.head.payload_len as usize];

@@ -182,10 +182,10 @@ impl<M: FrameMac> Conn<M> {
         }
         let id = OpId(head.request_id);
         let server = &state.config.servers[self.server].name;
-        let job = state
-            .jobs
-            .get(id)
-            .filter(|job| job.conn == self.idx && !matches!(job.phase, JobPhase::Queued));
+        let job = state.jobs.get(id);
+        if job.is_some_and(|job| job.conn != self.idx || matches!(job.phase, JobPhase::Queued)) {
+            return Err(violation("answers a request that it was never sent"));
+        }
         let op = job.and_then(|job| table.op_mut(job.token));
         let mut pieces = std::mem::take(&mut self.spare_pieces);
         pieces.clear();
@@ -271,6 +271,10 @@ impl<M: FrameMac> Conn<M> {
             if !payload.mac.as_ref().is_none_or(|mac| mac.verify(trailer)) {
                 return Err(violation("payload MAC doesn't match"));
             }
+            let op = state.jobs.get(payload.id);
+            if let Some(op) = op.and_then(|job| table.op_mut(job.token)) {
+                op.vouched();
+            }
             self.buffer.consume(TRAILER_BYTES);
             self.payload_done(state, table)?;
             return Ok(true);
@@ -325,7 +329,8 @@ impl<M: FrameMac> Conn<M> {
             if let (Some(mac), Some(bytes)) = (&mut payload.mac, op.filled(entry, count)) {
                 mac.update(bytes);
             }
-            op.advance(&state.config.servers[self.server].name, entry, count);
+            let server = &state.config.servers[self.server].name;
+            op.advance(server, entry, count, payload.mac.is_some());
         }
         if piece_done {
             payload.pieces.pop_front();

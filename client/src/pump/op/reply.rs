@@ -136,8 +136,9 @@ impl Op<'_> {
             .get(got as usize..got as usize + count)
     }
 
-    /// Notes that `count` bytes of entry `idx` have come in (into [`Op::dest`], or to be dropped).
-    pub(crate) fn advance(&mut self, server: &Arc<str>, idx: usize, count: usize) {
+    /// Notes that `count` bytes of entry `idx` have come in (into [`Op::dest`], or to be dropped). Where a MAC is to follow
+    /// them, what they settle counts only once that is [vouched](Op::vouched) for.
+    pub(crate) fn advance(&mut self, server: &Arc<str>, idx: usize, count: usize, signed: bool) {
         let Body::Read(entries) = &mut self.body else {
             return;
         };
@@ -146,6 +147,25 @@ impl Op<'_> {
         };
         if entry.advance(server, count) {
             self.unsettled -= 1;
+            if signed {
+                self.unverified.push(idx);
+            }
+        }
+    }
+
+    /// The MAC of a frame's payload is the right one.
+    pub(crate) fn vouched(&mut self) {
+        self.unverified.clear();
+    }
+
+    /// Takes back what unverified payload has settled: its checksum may have been made to fit.
+    pub(super) fn distrust(&mut self) {
+        let Body::Read(entries) = &mut self.body else {
+            return;
+        };
+        for idx in self.unverified.drain(..) {
+            entries[idx].result = None;
+            self.unsettled += 1;
         }
     }
 
