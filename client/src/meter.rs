@@ -325,3 +325,22 @@ fn count(timeline: &mut memkv_telemetry::Timeline, op: &Op<'_>) {
         Body::Bare(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memkv_settings::AuthKey;
+
+    #[test]
+    fn otlp_wins_where_both_exporters_are_asked_for() {
+        let started = |otel_endpoint: Option<&str>| {
+            let mut config = ClientConfig::new(["127.0.0.1:9900"], AuthKey::new([7; 32]));
+            config.prometheus_bind = Some("127.0.0.1:0".to_owned());
+            config.otel_endpoint = otel_endpoint.map(str::to_owned);
+            install(&config, (None, None)).unwrap()
+        };
+        assert!(started(None)._listener.is_some());
+        // Nobody listens there; an exporter doesn't mind.
+        assert!(started(Some("http://127.0.0.1:1"))._listener.is_none());
+    }
+}

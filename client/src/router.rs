@@ -177,6 +177,15 @@ mod tests {
     }
 
     #[test]
+    fn a_tie_goes_to_the_lower_identity_in_whatever_order_they_are_listed() {
+        for identities in [["n1", "n2"], ["n2", "n1"]] {
+            let mut router = router(&identities);
+            router.seeds = vec![7, 7];
+            assert_eq!(owner(&router, b"any"), "n1");
+        }
+    }
+
+    #[test]
     fn removing_a_server_moves_only_its_own_keys() {
         let (before, after) = (router(&["n1", "n2", "n3"]), router(&["n1", "n3"]));
         for key in keys() {
