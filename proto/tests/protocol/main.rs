@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod adversarial;
+mod bounds;
 mod corpus;
 mod document;
 mod golden;

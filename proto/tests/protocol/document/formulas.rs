@@ -2,13 +2,13 @@
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
-use memkv_proto::session::Features;
-use memkv_proto::{HEADER_BYTES, request};
+use memkv_proto::session::{AuthKey, ClientHandshake, Features, HandshakeError};
+use memkv_proto::{HEADER_BYTES, HmacSha256, request};
 use sha2::{Digest, Sha256};
 
 use super::says;
 use crate::golden::golden;
-use crate::scenario::{self, KEY, Pair, pair, pair_with};
+use crate::scenario::{self, KEY, NOW_NS, Pair, pair, pair_with};
 
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     Sha256::digest(parts.concat()).into()
@@ -136,5 +136,28 @@ fn payload_trailers_are_those_of_the_formulas() {
             &[&header[72..], b"payload"].concat(),
         );
         assert_eq!(mac.finish(), *by_the_book.as_bytes(), "{label}");
+    }
+}
+
+#[test]
+fn a_client_refuses_a_version_that_it_does_not_speak_though_it_is_signed() {
+    let key = AuthKey::new(KEY);
+    for (versions, found) in [([2, 2], 2), ([0, 1], 1), ([1, 2], 2)] {
+        let features = Features::default();
+        let start =
+            ClientHandshake::<HmacSha256>::start(&key, "client-1", features, NOW_NS, [1; 32]);
+        let (client, hello) = start.unwrap();
+        let mut reply = golden("session_hello_reply");
+        reply[8..10].copy_from_slice(&versions);
+        let book = Book::new(&hello, &reply);
+        let mac = hmac_sha256(&book.key("server hello", &[]), &book.transcript);
+        let at = reply.len() - 32;
+        reply[at..].copy_from_slice(&mac);
+        let refused = client.on_hello_reply(&reply, NOW_NS).unwrap_err();
+        let expected = match versions[0] {
+            0 => matches!(refused, HandshakeError::Malformed(_)),
+            _ => refused == HandshakeError::UnsupportedVersion { found },
+        };
+        assert!(expected, "{versions:?}: {refused}");
     }
 }
