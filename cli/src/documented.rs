@@ -231,15 +231,107 @@ fn every_documented_server_key_can_be_set_in_both_spellings() {
 
 #[test]
 fn every_documented_server_variable_beats_the_file() {
-    for (key, _, value, expected, variable) in SERVER {
-        if variable.is_empty() {
+    for (key, default, value, expected, variable) in SERVER {
+        // The endpoint of every program counts only where nothing of ours names one.
+        if variable.is_empty() || *variable == "OTEL_EXPORTER_OTLP_ENDPOINT" {
             continue;
         }
-        let yaml = server_yaml("logging.level", "info", false);
+        let in_file = if *default == "-" { value } else { default };
+        let yaml = server_yaml(key, in_file, false);
+        let from_file = server(&yaml, &keyed(key));
+        assert_eq!(shown(&from_file, key).source.kind(), "file", "{yaml}");
         let values = server(&yaml, &keyed(key).with(*variable, *value));
         let found = shown(&values, key);
         assert_eq!(found.value, *expected, "{variable}");
         assert_eq!(found.source.to_string(), format!("env {variable}"));
+    }
+}
+
+/// A server's numbers and words: the outermost ones that are taken, and the next ones that aren't.
+#[rustfmt::skip]
+const BOUNDS: &[(&str, &[&str], &[&str])] = &[
+    ("network.address", &["127.0.0.1:0", "\"[::1]:65534\""], &["127.0.0.1:65535", "localhost:9900", "9900"]),
+    ("network.threads", &["0", "1024"], &["1025", "-1"]),
+    ("memory.block_size", &["64 KiB", "64 MiB"], &["65535", "67108865"]),
+    ("memory.max_size", &["8 MiB", "1 TiB"], &["8388607", "65 TiB"]),
+    ("rdma.port", &["1", "255"], &["0", "256"]),
+    ("rdma.gid_index", &["0", "255"], &["-1", "256"]),
+    ("rdma.traffic_class", &["0", "255"], &["-1", "256"]),
+    ("rdma.service_level", &["0", "7"], &["-1", "8"]),
+    ("rdma.mtu", &["256", "512", "1024", "2048", "4096"], &["0", "1500", "8192"]),
+    ("rdma.cq_depth", &["16", "4194304"], &["15", "4194305"]),
+    ("rdma.timeout", &["0", "31"], &["-1", "32"]),
+    ("rdma.retry_count", &["0", "7"], &["-1", "8"]),
+    ("rdma.num_dcis", &["1", "65536"], &["0", "65537"]),
+    ("rdma.dc_key", &["0", "16777215", "0xffffff"], &["-1", "16777216"]),
+    ("rdma.num_worker_threads", &["1", "4096"], &["0", "4097"]),
+    ("rdma.num_responder_threads", &["1", "4096"], &["0", "4097"]),
+    ("storage.mode", &["direct", "file"], &["raid", "Direct"]),
+    ("storage.block_size", &["64 KiB", "16 MiB"], &["65535", "16777217"]),
+    ("storage.flap_threshold", &["1", "1000000"], &["0", "1000001"]),
+    ("storage.drives[0].max_size", &["16 MiB", "64 TiB"], &["16777215", "65 TiB"]),
+    ("storage.eviction", &["on", "off", "true", "false"], &["1", "lru"]),
+    ("limits.max_connections", &["1", "4194304"], &["0", "4194305"]),
+    ("limits.drain_seconds", &["0", "3600"], &["-1", "3601"]),
+    ("telemetry.sample_ratio", &["0", "1"], &["-0.01", "1.01"]),
+    ("logging.level", &["trace", "debug", "info", "warn", "error"], &["fatal", "0"]),
+    ("logging.format", &["json", "text"], &["logfmt"]),
+];
+
+#[test]
+fn every_documented_bound_is_taken_and_what_is_beyond_is_refused_by_name() {
+    let options = LoadOptions::default();
+    for (key, taken, refused) in BOUNDS {
+        for value in *taken {
+            server(&server_yaml(key, value, false), &keyed(key));
+        }
+        for value in *refused {
+            let yaml = server_yaml(key, value, false);
+            let read = Config::from_yaml("s", yaml.as_bytes(), &keyed(key), &facts(), &options);
+            let message = read.err().map(|problems| problems.to_string());
+            let message = message.unwrap_or_else(|| panic!("{key} may not be {value}"));
+            assert!(message.contains(key), "{key}: {value}: {message}");
+        }
+    }
+}
+
+/// A key with its second letter gone, as a typing error leaves it.
+fn misspelt(name: &str) -> String {
+    name.char_indices()
+        .filter(|(idx, _)| *idx != 1)
+        .map(|(_, c)| c)
+        .collect()
+}
+
+#[test]
+fn every_misspelt_key_is_refused_with_the_one_that_was_meant() {
+    let options = LoadOptions::default();
+    let meant = |leaf: &str| format!("unknown key {}", misspelt(leaf));
+    for (key, _, value, ..) in SERVER {
+        let leaf = key.rsplit('.').next().unwrap();
+        // Where it stands, only the last part is misspelt; the others have rows of their own.
+        let yaml = server_yaml(key, value, false);
+        let (before, after) = yaml.rsplit_once(&format!("{leaf}: {value}")).unwrap();
+        let yaml = format!("{before}{}: {value}{after}", misspelt(leaf));
+        let read = Config::from_yaml("s", yaml.as_bytes(), &keyed(""), &facts(), &options);
+        let message = read.expect_err(&yaml).to_string();
+        let named = format!("did you mean {leaf}?");
+        assert!(
+            message.contains(&meant(leaf)) && message.contains(&named),
+            "{key}: {message}"
+        );
+    }
+    for field in field_docs::<RawConfig>() {
+        let yaml = format!("{}: 1\n", misspelt(&field.path));
+        let document = Document::parse("c.yaml", yaml.as_bytes()).unwrap();
+        let read = ClientConfig::resolve(Some(&document), &keyed(""), &options);
+        let message = read.expect_err(&yaml).to_string();
+        let named = format!("did you mean {}?", field.path);
+        assert!(
+            message.contains(&meant(&field.path)) && message.contains(&named),
+            "{}: {message}",
+            field.path
+        );
     }
 }
 

@@ -32,6 +32,11 @@ fn refused(yaml: &str, environment: &[(&str, &str)]) -> String {
     assert!(output.stdout.is_empty(), "stdout is for results");
     let left: Vec<_> = fs::read_dir(home.path()).unwrap().collect();
     assert_eq!(left.len(), 1, "a refused start leaves nothing behind");
+    let mut check = command(home.path(), &START);
+    let checked = check.arg("--check").envs(environment.iter().copied());
+    let checked = checked.output().unwrap();
+    let said = String::from_utf8(checked.stderr).unwrap();
+    assert_eq!((checked.status.code(), &said), (Some(3), &stderr), "{yaml}");
     stderr
 }
 
@@ -70,7 +75,7 @@ fn messages_name_field_value_bound_and_remedy() {
         "address: localhost",
         expect![[r#"
             memkv: the configuration has 1 problem:
-              c.yaml:2: network.address is localhost, but must be ip:port; write for example 0.0.0.0:9900, 127.0.0.1:9900 or [::]:9900
+              c.yaml:2: network.address is localhost, but must be ip:port; write for example 0.0.0.0:9900, 127.0.0.1:9900 or, with quotes, "[::]:9900"
         "#]],
     );
     check(
