@@ -245,7 +245,7 @@ impl Value for SocketAddr {
         text.parse().map_err(|_| {
             Wrong::new(
                 "ip:port",
-                "write for example 0.0.0.0:9900, 127.0.0.1:9900 or [::]:9900",
+                "write for example 0.0.0.0:9900, 127.0.0.1:9900 or, with quotes, \"[::]:9900\"",
             )
         })
     }

@@ -140,7 +140,7 @@ fn every_value_outside_its_bound_is_told_at_once() {
     check(
         yaml,
         expect![[r#"
-            c.yaml:2: network.address is localhost:9900, but must be ip:port; write for example 0.0.0.0:9900, 127.0.0.1:9900 or [::]:9900
+            c.yaml:2: network.address is localhost:9900, but must be ip:port; write for example 0.0.0.0:9900, 127.0.0.1:9900 or, with quotes, "[::]:9900"
             c.yaml:4: network.payload_mac is on, but must be off | required
             c.yaml:5: network.admin_socket is run/admin.sock, but must be an absolute path of at most 107 bytes; write for example /run/memkv/admin.sock
             c.yaml:6: network.admin_token is (not shown), but must be 16 characters or more; make one with: openssl rand -hex 32
