@@ -1,6 +1,7 @@
 //! Traces, as a real OpenTelemetry Collector receives them from a real server and its client.
 
 mod process;
+mod shipped;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

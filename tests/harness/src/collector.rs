@@ -84,6 +84,24 @@ impl Span {
 impl Collector {
     /// Starts one; `None`, reported as a skipped tier, where none is built.
     pub fn start() -> Option<Collector> {
+        Collector::of("collector-test.yaml", |command, dir| {
+            command.env("SPANS_FILE", dir.join("received.json"));
+        })
+    }
+
+    /// Starts one on the configuration that users get, which passes traces and logs on to `next` and shows
+    /// metrics at `metrics`.
+    pub fn shipped(next: &Collector, metrics: SocketAddr) -> Option<Collector> {
+        Collector::of("collector.yaml", |command, _| {
+            command
+                .env("TRACES_ENDPOINT", next.grpc.to_string())
+                .env("METRICS_ENDPOINT", metrics.to_string())
+                // Its own metrics have a fixed port, which somebody else may have.
+                .arg("--set=service.telemetry.metrics.level=none");
+        })
+    }
+
+    fn of(config: &str, settle: impl Fn(&mut Command, &Path)) -> Option<Collector> {
         let Some(program) = find() else {
             Tier::Collector.skipped(
                 "no collector; run `cargo xtask collector` (it needs Go, see https://go.dev/dl)",
@@ -94,7 +112,13 @@ impl Collector {
         // Its ports can't be asked for either; see `Prometheus::start`.
         for _ in 0..5 {
             let [grpc, http, health] = [free_address(), free_address(), free_address()];
-            let mut child = spawn(&program, dir.path(), grpc, http, health);
+            let mut command = command(&program, config, dir.path());
+            command
+                .env("OTLP_GRPC_ENDPOINT", grpc.to_string())
+                .env("OTLP_HTTP_ENDPOINT", http.to_string())
+                .env("HEALTH_ENDPOINT", health.to_string());
+            settle(&mut command, dir.path());
+            let mut child = command.spawn().expect("the collector can be started");
             let is_ready = until("the collector is ready or has ended", PATIENCE, || {
                 let has_ended = child.try_wait().expect("can be waited for").is_some();
                 let is_ready = ureq::get(format!("http://{health}/")).call().is_ok();
@@ -188,27 +212,18 @@ fn find() -> Option<PathBuf> {
     })
 }
 
-fn spawn(
-    program: &Path,
-    dir: &Path,
-    grpc: SocketAddr,
-    http: SocketAddr,
-    health: SocketAddr,
-) -> Child {
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../otel/collector-test.yaml");
+/// A collector on a configuration of the folder `otel`.
+fn command(program: &Path, config: &str, dir: &Path) -> Command {
+    let otel = Path::new(env!("CARGO_MANIFEST_DIR")).join("../otel");
     let log = fs::File::create(dir.join("log")).expect("the log can be made");
-    Command::new(program)
+    let mut command = Command::new(program);
+    command
         .arg("--config")
-        .arg(config)
-        .env("OTLP_GRPC_ENDPOINT", grpc.to_string())
-        .env("OTLP_HTTP_ENDPOINT", http.to_string())
-        .env("HEALTH_ENDPOINT", health.to_string())
-        .env("SPANS_FILE", dir.join("received.json"))
+        .arg(otel.join(config))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("the collector can be started")
+        .stderr(log);
+    command
 }
 
 /// What is in a batch of `kinds`, each with the `service.name` of its resource.
