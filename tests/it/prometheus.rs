@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use memkv_client::Client;
 use memkv_telemetry::listener::MetricsListener;
+use memkv_telemetry::metrics::SERIES_MAX;
 use memkv_telemetry::{Role, Telemetry, TelemetryConfig};
 use memkv_tests::load::{self, Load};
 use memkv_tests::prometheus::{Prometheus, Target, promtool};
@@ -32,13 +33,57 @@ fn rule_files() -> Vec<PathBuf> {
         .collect()
 }
 
+/// Every committed dashboard.
+fn documents() -> Vec<Value> {
+    let dir = fs::read_dir(dashboards().join("json")).expect("dashboards are committed");
+    let paths = dir.map(|entry| entry.expect("can be listed").path());
+    let texts = paths.map(|path| fs::read_to_string(path).expect("can be read"));
+    texts
+        .map(|text| serde_json::from_str(&text).expect("is JSON"))
+        .collect()
+}
+
+/// What fills each variable of each dashboard: the series, and its label that the variable lists.
+fn variable_queries() -> Vec<(Query, String)> {
+    let mut queries = Vec::new();
+    for dashboard in documents() {
+        let variables = dashboard["templating"]["list"].as_array();
+        for variable in variables.expect("has variables") {
+            let Some(query) = variable["query"]["query"].as_str() else {
+                continue; // The choice of a data source asks nobody.
+            };
+            let inside = query.strip_prefix("label_values(");
+            let inside = inside.and_then(|rest| rest.strip_suffix(')'));
+            let parts = inside.and_then(|inside| inside.rsplit_once(", "));
+            let (selector, label) = parts.unwrap_or_else(|| panic!("{query} lists no label"));
+            let place = format!("{}, variable {}", dashboard["title"], variable["name"]);
+            let expr = filled_in(selector);
+            queries.push((Query { place, expr }, label.to_owned()));
+        }
+    }
+    assert!(queries.len() >= 5, "only {} queries found", queries.len());
+    queries
+}
+
+/// What draws marks over each dashboard's panels.
+fn annotation_queries() -> Vec<Query> {
+    let mut queries = Vec::new();
+    for dashboard in documents() {
+        let annotations = dashboard["annotations"]["list"].as_array();
+        for annotation in annotations.expect("has annotations") {
+            let expr = annotation["expr"].as_str().expect("has an expression");
+            let place = format!("{}, {}", dashboard["title"], annotation["name"]);
+            let expr = filled_in(expr);
+            queries.push(Query { place, expr });
+        }
+    }
+    queries
+}
+
 /// Every query of every committed dashboard, its variables filled in as Grafana would for "All".
 fn panel_queries() -> Vec<Query> {
     let mut queries = Vec::new();
-    for entry in fs::read_dir(dashboards().join("json")).expect("dashboards are committed") {
-        let path = entry.expect("can be listed").path();
-        let text = fs::read_to_string(&path).expect("can be read");
-        let dashboard: Value = serde_json::from_str(&text).expect("is JSON");
+    for dashboard in documents() {
         for panel in dashboard["panels"].as_array().expect("has panels") {
             for target in panel["targets"].as_array().into_iter().flatten() {
                 let expr = target["expr"].as_str().expect("has an expression");
@@ -79,9 +124,11 @@ fn promtool_finds_no_fault_with_rules_and_panels() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     // promtool parses rules only, so each panel's query becomes one.
     let mut rules = "groups:\n  - name: panels\n    rules:\n".to_owned();
-    for (idx, query) in panel_queries().iter().enumerate() {
+    let variables = variable_queries().into_iter().map(|(query, _)| query);
+    let queries = panel_queries().into_iter().chain(variables);
+    for (idx, query) in queries.chain(annotation_queries()).enumerate() {
         let Query { place, expr } = query;
-        let expr = serde_json::to_string(expr).expect("a string");
+        let expr = serde_json::to_string(&expr).expect("a string");
         let record = format!("record: panel:{idx}\n        expr: {expr}");
         rules.push_str(&format!("      # {place}\n      - {record}\n"));
     }
@@ -143,6 +190,13 @@ fn every_expression_returns_data_from_a_server_under_load() {
     for Query { place, expr } in panel_queries() {
         prometheus.wait_for(&place, &expr);
     }
+    for (Query { place, expr }, label) in variable_queries() {
+        let samples = prometheus.wait_for(&place, &expr);
+        let has_label = samples
+            .iter()
+            .any(|sample| sample.labels[&label].is_string());
+        assert!(has_label, "{place}: {expr} has no label {label}");
+    }
     for rule in prometheus.rules() {
         let name = rule["name"].as_str().expect("has a name");
         assert_eq!(rule["health"], "ok", "{name}: {}", rule["lastError"]);
@@ -170,6 +224,11 @@ fn every_expression_returns_data_from_a_server_under_load() {
         .call()
         .expect("metrics are served");
     let metrics = metrics.into_body().read_to_string().expect("is text");
+    let lines = metrics
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .count();
+    assert!((500..=SERIES_MAX).contains(&lines), "{lines} lines");
     if let Some(Err(fault)) = promtool(Path::new("."), &["check", "metrics"], &metrics) {
         panic!("{fault}");
     }
