@@ -1,6 +1,7 @@
 //! What whole processes export, by nothing but their environment and configuration.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -33,9 +34,14 @@ fn a_client_process_sends_its_spans_and_metrics_where_its_environment_says() {
     let home = tempfile::tempdir().expect("a temporary folder");
     fs::write(home.path().join("value"), "bytes").expect("a writable home");
     let endpoints = [collector.endpoint(), collector.http_endpoint()];
+    // Where both are named the collector wins: this address is taken, so whoever bound it would fail.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = (taken.local_addr().expect("it is bound"), taken);
     for (count, endpoint) in endpoints.iter().enumerate() {
         let mut put = client(home.path(), &server, &["put", "key", "value"]);
-        let ended = put.env("MEMKV_OTEL_ENDPOINT", endpoint).output();
+        put.env("MEMKV_OTEL_ENDPOINT", endpoint)
+            .env("MEMKV_PROMETHEUS_BIND", taken.0.to_string());
+        let ended = put.output();
         let ended = ended.expect("memkv runs");
         assert!(ended.status.success(), "{ended:?}");
         let is_put = |span: &&Span| span.is_client() && span.name == "PUT";
