@@ -51,12 +51,13 @@ fn racing_callers_agree_on_one_key() {
 fn a_key_file_that_others_can_read_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let made = load_or_create(Some(home.path())).unwrap();
-    fs::set_permissions(&made.path, fs::Permissions::from_mode(0o644)).unwrap();
-    let error = load_or_create(Some(home.path())).unwrap_err().to_string();
-    assert!(
-        error.contains("has mode 0644, but must have 0600; remove it"),
-        "{error}"
-    );
+    // Others may read it; the group may, or may write it.
+    for mode in [0o644, 0o640, 0o620] {
+        fs::set_permissions(&made.path, fs::Permissions::from_mode(mode)).unwrap();
+        let error = load_or_create(Some(home.path())).unwrap_err().to_string();
+        let expected = format!("has mode {mode:04o}, but must have 0600; remove it");
+        assert!(error.contains(&expected), "{error}");
+    }
 }
 
 #[test]
