@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use memkv_proto::op::{ErrorCode, OpCode};
 use memkv_proto::reply::Reply;
-use memkv_proto::request::Request;
+use memkv_proto::request::{self, Request};
 use memkv_proto::session::{
     AuthKey, ClientHandshake, Features, HandshakeError, KeyRing, MESSAGE_BYTES_MAX, MessageError,
     OpenError, Refusal, RefusalCode, ServerHandshake, ServerIdentity, message_len,
@@ -248,11 +248,14 @@ fn segments_stay_within_their_value_their_batch_and_the_frame() {
 
 #[test]
 fn puts_and_gets_have_one_entry() {
-    for (name, single) in [("batch_write", OpCode::Put), ("batch_read", OpCode::Get)] {
-        let (_, head, control) = scenario::requests()
-            .into_iter()
-            .find(|(found, ..)| *found == name)
-            .unwrap();
+    let (two_keys, mut control) = ([b"a".as_slice(), b"b"], Vec::new());
+    let read = request::encode_keys(&mut control, OpCode::BatchRead, None, 0, two_keys).unwrap();
+    let write = scenario::requests()
+        .into_iter()
+        .find(|(name, ..)| *name == "batch_write")
+        .map(|(_, head, control)| (head, control))
+        .unwrap();
+    for (single, (head, control)) in [(OpCode::Get, (read, control)), (OpCode::Put, write)] {
         assert!(Request::decode(&head, &control).is_ok());
         let head = FrameHead::new(single, head.flags, head.control_len, head.payload_len);
         let refused = Request::decode(&head, &control).unwrap_err();
