@@ -424,3 +424,40 @@ fn all_frames_of_a_call_are_in_one_trace() {
     }
     assert_ne!(calls[0][0].trace_id, calls[1][0].trace_id);
 }
+
+#[test]
+fn writes_are_cut_into_frames_of_16_mib() {
+    let (address, kept) = store(Identity::default());
+    let client = client(&[address]);
+    let value = vec![7; 5 << 20];
+    let items: Vec<(Vec<u8>, &[u8])> = (0..5).map(|n| (vec![n], value.as_slice())).collect();
+    assert!(client.batch_put(&items).iter().all(Result::is_ok));
+    let expected = [(OpCode::BatchWrite, 3), (OpCode::BatchWrite, 2)];
+    assert_eq!(kept.lock().unwrap().log, expected);
+}
+
+#[test]
+fn a_value_above_the_limit_is_refused_before_it_is_sent() {
+    let (address, kept) = store(Identity::default());
+    // Zeroed pages that nobody touches cost no memory.
+    let value = vec![0; (1 << 30) + 1];
+    let refused = client(&[address]).put(b"k", &value).unwrap_err();
+    let expected = (1 << 30) + 1;
+    assert!(matches!(refused, OpError::TooLarge { len, max } if (len, max) == (expected, 1 << 30)));
+    assert!(refused.nothing_sent() && kept.lock().unwrap().log.is_empty());
+}
+
+#[test]
+fn connections_come_from_the_bind_address() {
+    let (told, from) = mpsc::channel();
+    let (address, _) = listen(move |_, stream| {
+        told.send(stream.peer_addr().unwrap().ip()).unwrap();
+        false
+    });
+    let mut config = config(&[address]);
+    config.servers[0].bind = Some([127, 0, 0, 7].into());
+    let client = Client::new(config).unwrap();
+    client.exists(b"k").unwrap_err();
+    let from = from.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(from, std::net::IpAddr::from([127, 0, 0, 7]));
+}
