@@ -203,6 +203,29 @@ fn drives_beyond_the_bound_share_a_label() {
 }
 
 #[test]
+fn servers_beyond_the_bound_share_a_label() {
+    let telemetry = client_of_many();
+    fill_client(&telemetry);
+    for server_idx in [0, SERVER_LABELS_MAX, SERVER_LABELS_MAX + 7] {
+        let metrics = telemetry.client_metrics();
+        metrics.set_identity_mismatch(server_idx, true);
+    }
+    let lines = lines(&telemetry.render(Format::Text));
+    let of = |series: &str, server: &str, more: &str| {
+        let line = format!("{series}{{server=\"{server}\"{more}}}");
+        lines[&line].clone()
+    };
+    let mismatch = "memkv_client_identity_mismatch";
+    assert_eq!(of(mismatch, "10.0.0.0:9900", ""), "1");
+    assert_eq!(of(mismatch, "10.0.0.1:9900", ""), "0");
+    assert_eq!(of(mismatch, "more", ""), "2");
+    let misses = ",op=\"get\",outcome=\"miss\"";
+    let entries = "memkv_client_entries_total";
+    assert_eq!(of(entries, "10.0.0.1:9900", misses), "1");
+    assert_eq!(of(entries, "more", misses), "8");
+}
+
+#[test]
 fn a_slow_op_is_counted_taken_apart_and_kept_as_a_span() {
     let telemetry = server();
     let mut recorder = telemetry.recorder();
