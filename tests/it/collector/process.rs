@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use memkv_tests::collector::{Collector, Span};
-use memkv_tests::free_address;
+use memkv_tests::free_pair;
 use memkv_tests::poll::until;
 use memkv_tests::program::{self, Setup};
 use memkv_tests::server::{KEY, TestServer, key_hex};
@@ -64,20 +64,22 @@ fn a_client_process_sends_its_spans_and_metrics_where_its_environment_says() {
 fn a_client_process_shows_its_metrics_where_its_environment_says() {
     let server = TestServer::memory();
     let home = tempfile::tempdir().expect("a temporary folder");
-    let address = free_address();
+    let address = free_pair();
     let arguments = ["bench", "--sizes", "1KiB", "--threads", "1"];
     let mut bench = client(home.path(), &server, &arguments);
     bench
         .env("MEMKV_PROMETHEUS_BIND", address.to_string())
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(fs::File::create(home.path().join("said")).expect("a writable home"));
     let mut bench = bench.spawn().expect("memkv runs");
     let mut last = String::new();
     let calls = until("the client counts its calls", PATIENCE, || {
         let ended = bench.try_wait().expect("a child");
+        let said = || fs::read_to_string(home.path().join("said")).unwrap_or_default();
         assert!(
             ended.is_none(),
-            "it ended before it was asked: {ended:?}\n{last}"
+            "it ended before it was asked: {ended:?}\n{}\n{last}",
+            said()
         );
         let mut page = ureq::get(format!("http://{address}/metrics")).call().ok()?;
         last = page.body_mut().read_to_string().expect("is text");

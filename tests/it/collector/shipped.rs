@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use memkv_tests::collector::{Collector, Span};
-use memkv_tests::free_address;
+use memkv_tests::free_pair;
 use memkv_tests::poll::until;
 use memkv_tests::program::Setup;
 
@@ -17,7 +17,7 @@ fn the_shipped_pipelines_pass_on_traces_whole_and_metrics_and_logs() {
     let Some(next) = Collector::start() else {
         return;
     };
-    let metrics = free_address();
+    let metrics = free_pair();
     let Some(collector) = Collector::shipped(&next, metrics) else {
         return;
     };
