@@ -23,9 +23,15 @@ fn soon() -> CallOptions {
     }
 }
 
-/// A client whose connection stands, so that a call of little time is sent at once however busy the machine is.
+/// A client whose connection stands, so that a call of little time is sent at once however busy the machine is, and that
+/// waits for the acknowledgement of a cancellation as long as it takes.
 fn standing(address: SocketAddr) -> Client {
-    let client = client(&[address]);
+    let mut config = config(&[address]);
+    config.fence_timeout = PATIENCE;
+    stood(Client::new(config).unwrap())
+}
+
+fn stood(client: Client) -> Client {
     client.ping(0).unwrap();
     client
 }
@@ -100,7 +106,7 @@ fn without_an_acknowledgement_the_connection_is_closed_first() {
         }
         gone.lock().unwrap().send(idx).unwrap();
     });
-    let client = standing(address);
+    let client = stood(client(&[address]));
     let got = cause(client.with(&soon()).put(b"k", b"first"));
     assert!(matches!(got, TransportCause::DeadlineClosed), "{got:?}");
     assert_eq!(
@@ -123,8 +129,7 @@ fn a_peer_that_never_reads_is_given_up_in_time() {
     });
     let mut config = config(&[address]);
     config.op_timeout = Duration::from_secs(3600);
-    let client = Client::new(config).unwrap();
-    client.ping(0).unwrap();
+    let client = stood(Client::new(config).unwrap());
     let value = vec![1; 64 << 20];
     let start = Instant::now();
     let got = cause(client.with(&soon()).put(b"k", &value));
@@ -154,7 +159,7 @@ fn a_late_reply_never_lands_in_a_reused_buffer() {
             peer.write(&bytes);
         }
     });
-    let client = standing(address);
+    let client = stood(client(&[address]));
     let mut buffer = vec![0; 200_000];
     let got = cause(client.with(&soon()).get_into(b"k", &mut buffer));
     assert!(matches!(got, TransportCause::DeadlineClosed), "{got:?}");

@@ -348,7 +348,9 @@ fn an_async_call_gives_up_at_its_own_deadline_and_hands_its_trace_on() {
             }
         }
     });
-    let client = AsyncClient::new(config(&[address])).unwrap();
+    let mut config = config(&[address]);
+    config.fence_timeout = Duration::from_secs(60);
+    let client = AsyncClient::new(config).unwrap();
     let caller = TraceContext {
         version: 0,
         trace_id: [1; 16],
