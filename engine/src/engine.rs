@@ -15,6 +15,8 @@ use crate::queue::CompletionQueue;
 use crate::status::EngineStatus;
 use memkv_telemetry::EngineMetrics;
 
+#[cfg(test)]
+mod crash_tests;
 mod drive_set;
 mod drives;
 #[cfg(test)]

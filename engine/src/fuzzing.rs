@@ -202,7 +202,7 @@ pub fn fuzz_drive(data: &[u8]) {
     }
     let hasher = KeyHasher::new(&StoreKey(drive.block.store_key));
     let (media, block) = (drive.media, drive.block);
-    if let Ok(found) = recover(&media, block, 0, &hasher) {
+    if let Ok(found) = recover(&media, block, 0, &hasher, true) {
         check_recovered(found);
     }
 }

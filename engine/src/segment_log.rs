@@ -93,9 +93,20 @@ pub(crate) enum Purpose {
     Extent(usize),
     Header(u32),
     Frame(Frame),
-    Flush(Vec<usize>),
+    /// Changes that wait for it, and the journal page before which all frames had ended.
+    Flush {
+        ops: Vec<usize>,
+        ended: u64,
+    },
     /// The flush of each second.
-    TimedFlush,
+    TimedFlush {
+        ended: u64,
+        burials: usize,
+    },
+    /// The flush before a segment's end is journalled.
+    Dead(u32),
+    /// The flush after that, before it is used again.
+    Freed(u32),
     Read(usize),
     Resolve {
         op: usize,
@@ -175,12 +186,16 @@ pub(crate) struct DriveLog {
     to_flush: Vec<usize>,
     flushing: bool,
     timed_flush: bool,
+    /// What other drives are told is dead, once a flush covers what it was replaced by.
+    burials: Vec<Location>,
     dirty: bool,
     next_flush: Tick,
     reads: Slab<ReadJob>,
     reading: BTreeMap<(u32, u32), usize>,
     checkpoint: Option<CheckpointRun>,
     checkpoint_wanted: bool,
+    /// Recovery has dropped rows of the journal, and no checkpoint has been written since.
+    has_dropped: bool,
     /// To be put on record by a checkpoint.
     members: Option<Membership>,
     /// The checkpoint waits for a buffer.
@@ -201,6 +216,7 @@ impl DriveLog {
         superblock: Superblock,
         segments: Segments,
         journal: journal::Ring,
+        has_dropped: bool,
         buffers: SlabPool,
     ) -> Self {
         Self {
@@ -222,12 +238,14 @@ impl DriveLog {
             to_flush: Vec::new(),
             flushing: false,
             timed_flush: false,
+            burials: Vec::new(),
             dirty: false,
             next_flush: Tick(0),
             reads: Slab::new(),
             reading: BTreeMap::new(),
             checkpoint: None,
-            checkpoint_wanted: false,
+            checkpoint_wanted: has_dropped,
+            has_dropped,
             members: None,
             checkpoint_stuck: false,
             reclaiming: 0,
@@ -327,8 +345,12 @@ impl DriveLog {
             Purpose::Extent(op) => self.extent_done(context, op, done),
             Purpose::Header(segment) => self.header_done(context, segment, done),
             Purpose::Frame(frame) => self.frame_done(context, frame, done),
-            Purpose::Flush(ops) => self.flush_done(context, ops, done),
-            Purpose::TimedFlush => self.timed_flush = false,
+            Purpose::Flush { ops, ended } => self.flush_done(context, ops, ended, done),
+            Purpose::TimedFlush { ended, burials } => {
+                self.timed_flush_done(context, ended, burials, &done);
+            }
+            Purpose::Dead(segment) => self.dead(context, segment, done),
+            Purpose::Freed(segment) => self.freed(context, segment, done),
             Purpose::Read(job) => self.read_done(context, job, done),
             Purpose::Scan(job) => self.scan_done(context, *job, done),
             Purpose::Resolve { op, location } => self.resolved(context, op, location, done),

@@ -7,30 +7,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::drive_set::{DriveSet, Membership};
-use super::tables::Begin;
+use super::open::{Store, assemble, begin, examine, logs, write_superblock};
 use super::{Outside, Shared, Tables};
 use crate::api::Completion;
 use crate::clock::Tick;
-use crate::config::EngineConfig;
+use crate::config::{DriveConfig, EngineConfig};
 use crate::drive::{Io, IoBuffer, IoDone};
-use crate::index::{Index, IndexConfig, KeyHasher, StoreKey};
+use crate::error::OpenError;
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
 use crate::queue::{Complete, CompletionSender};
-use crate::segment_log::journal::Ring;
-use crate::segment_log::segment::{Segment, Segments};
 use crate::segment_log::superblock::{CheckpointPointer, Geometry, Superblock};
-use crate::segment_log::{
-    BUFFER_BYTES, BUFFERS, Context, DriveLog, Effects, Event, LogConfig, bytes::PAGE,
-};
-use crate::slab::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};
-use crate::stream::StripeTable;
+use crate::segment_log::{Context, DriveLog, Effects, Event, bytes::PAGE};
+use crate::slab::{NoObserver, PoolConfig, ReadMemory, RegionConfig, RegionTier, SlabPool};
 use crate::{EngineMetrics, Mode};
 
-const MEMBERSHIP: Membership = Membership {
-    generation: 1,
-    present: 3,
-};
+mod disk;
+
+pub(super) use disk::{Crash, Disk};
 
 /// A clock that stands still until it is moved, and the drives' inboxes.
 #[derive(Default)]
@@ -74,11 +67,36 @@ impl Complete for FakeQueue {
     }
 }
 
+/// Numbers that look random and are the same for the same seed.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `bound`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % bound
+    }
+}
+
+/// An I/O that has not ended.
+struct Pending {
+    io: Io,
+    submitted: Tick,
+    /// Writes of its drive that had ended when it was submitted.
+    written: u64,
+}
+
 /// A drive: its log, its bytes, and the I/Os that have not ended.
 struct FakeDrive {
     log: DriveLog,
-    bytes: Vec<u8>,
-    pending: Vec<(Tick, Io)>,
+    disk: Disk,
+    pending: Vec<Pending>,
     effects: Effects,
 }
 
@@ -88,50 +106,98 @@ pub(super) struct World {
     pub(super) queue: Arc<FakeQueue>,
     outside: Arc<FakeOutside>,
     drives: Vec<FakeDrive>,
-    random: u64,
+    pub(super) random: Random,
     /// What each step wanted done, in words.
     pub(super) trace: Vec<String>,
+    /// Whether that is wanted.
+    pub(super) traces: bool,
 }
 
 impl World {
     /// Blank drives of this size, two of them; none in memory mode.
     pub(super) fn new(config: EngineConfig, drive_bytes: u64, seed: u64) -> Self {
-        let geometry = Geometry::for_capacity(drive_bytes);
         let count = if config.mode == Mode::Memory { 0 } else { 2 };
+        let disks = (0..count).map(|idx| {
+            let mut disk = Disk::new(drive_bytes);
+            let geometry = Geometry::for_capacity(drive_bytes);
+            let media = disk.media(usize::from(idx));
+            write_superblock(&media, &mut blank(idx, geometry)).expect("a superblock");
+            disk
+        });
+        let disks = disks.collect();
+        Self::open(config, disks, Arc::default(), Random::new(seed)).expect("blank drives open")
+    }
+
+    /// Opens what is on the drives.
+    fn open(
+        config: EngineConfig,
+        mut disks: Vec<Disk>,
+        outside: Arc<FakeOutside>,
+        random: Random,
+    ) -> Result<Self, OpenError> {
+        let opened = (0..).zip(&mut disks).map(|(idx, disk)| {
+            let media = disk.media(idx);
+            let config = DriveConfig {
+                media: media.path.clone(),
+                max_size: None,
+            };
+            examine(media, &config, true).map_err(|why| why.to_string())
+        });
+        let mut store = match config.mode {
+            Mode::Memory => Store {
+                key: [7; 32],
+                drives: Vec::new(),
+                findings: Vec::new(),
+            },
+            _ => assemble(&config, opened.collect())?,
+        };
         let pool_bytes = match config.mode {
             Mode::Memory => config.memory_bytes,
             _ => config.pool_bytes,
         };
-        let begin = Begin {
-            hasher: KeyHasher::new(&StoreKey([7; 32])),
-            index: Index::new(&IndexConfig {
-                shards: 4,
-                segments: vec![geometry.segment_count as usize; count.max(1)],
-            }),
-            pool: pool(pool_bytes as usize, config.slab_bytes as usize),
-            stripes: StripeTable::default(),
-            drives: DriveSet::new((0..count as u16).collect(), MEMBERSHIP),
-            part_bytes_max: geometry.segment_data / 4,
-            data_bytes: geometry.segment_data * u64::from(geometry.segment_count),
-            version: 0,
-        };
-        let drives = (0..count as u8).map(|idx| FakeDrive {
-            log: blank_log(idx, geometry, &config),
-            bytes: vec![0; drive_bytes as usize],
+        let pool = pool(pool_bytes as usize, config.slab_bytes as usize);
+        let begin = begin(pool, &mut store);
+        let tables = Tables::new(config, EngineMetrics::detached(), begin);
+        let logs = logs(&tables, store.drives)?;
+        let drives = disks.into_iter().zip(logs).map(|(disk, ready)| FakeDrive {
+            log: ready.expect("every drive is there").log,
+            disk,
             pending: Vec::new(),
             effects: Effects::default(),
         });
-        let drives = drives.collect();
-        let outside = Arc::new(FakeOutside::default());
-        let tables = Tables::new(config, EngineMetrics::detached(), begin);
-        Self {
+        Ok(Self {
+            drives: drives.collect(),
             shared: Shared::new(tables, outside.clone()),
             queue: Arc::default(),
             outside,
-            drives,
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            random,
             trace: Vec::new(),
+            traces: true,
+        })
+    }
+
+    /// Ends the run without asking it, and opens what is left on the drives.
+    pub(super) fn crash(mut self, crash: Crash) -> Result<Self, OpenError> {
+        let config = self.shared.tables.config.clone();
+        let mut disks = Vec::new();
+        for mut drive in self.drives {
+            let in_flight = drive
+                .pending
+                .iter()
+                .filter_map(|pending| match &pending.io {
+                    Io::Write { offset, source, .. } => Some((*offset, bytes_of(source))),
+                    _ => None,
+                });
+            drive
+                .disk
+                .crash(crash, in_flight.collect(), &mut self.random);
+            disks.push(drive.disk);
         }
+        self.outside.events.lock().clear();
+        let traces = self.traces;
+        let mut world = Self::open(config, disks, self.outside, self.random)?;
+        world.traces = traces;
+        Ok(world)
     }
 
     pub(super) fn sender(&self) -> CompletionSender {
@@ -140,14 +206,20 @@ impl World {
 
     /// A number below `bound`.
     pub(super) fn pick(&mut self, bound: usize) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 11) as usize % bound
+        self.random.below(bound)
     }
 
     pub(super) fn pass(&self, ns: u64) {
         self.outside.now_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    pub(super) fn now(&self) -> Tick {
+        self.outside.now()
+    }
+
+    /// The drives' disks.
+    pub(super) fn disks(&self) -> impl Iterator<Item = &Disk> {
+        self.drives.iter().map(|drive| &drive.disk)
     }
 
     /// Steps the logs until nothing waits but I/O.
@@ -177,9 +249,19 @@ impl World {
             effects: &mut drive.effects,
         };
         drive.log.step(&mut context, event);
-        describe(idx, &drive.effects, &mut self.trace);
-        let ios = drive.effects.ios.drain(..).map(|io| (now, io));
-        drive.pending.extend(ios);
+        if self.traces {
+            describe(idx, &drive.effects, &mut self.trace);
+        }
+        for io in drive.effects.ios.drain(..) {
+            if matches!(io, Io::Flush { .. }) {
+                drive.disk.flushing = drive.disk.written;
+            }
+            drive.pending.push(Pending {
+                io,
+                submitted: now,
+                written: drive.disk.written,
+            });
+        }
         self.shared.carry_out(idx, &mut drive.effects);
     }
 
@@ -200,32 +282,32 @@ impl World {
             idx += 1;
         }
         let drive = &mut self.drives[idx];
-        let (submitted, io) = drive.pending.swap_remove(at);
-        let (id, buffer) = match io {
+        let pending = drive.pending.swap_remove(at);
+        let (id, buffer) = match pending.io {
             Io::Read {
                 id,
                 offset,
                 mut target,
             } => {
-                let (start, len) = (offset as usize, target.len());
-                target.copy_from(0, &drive.bytes[start..start + len]);
+                let mut bytes = vec![0; target.len()];
+                drive.disk.read(offset, &mut bytes);
+                target.copy_from(0, &bytes);
                 (id, IoBuffer::Target(target))
             }
             Io::Write { id, offset, source } => {
-                let mut at = offset as usize;
-                for piece in source.pieces() {
-                    drive.bytes[at..at + piece.len()].copy_from_slice(piece);
-                    at += piece.len();
-                }
+                drive.disk.write(offset, bytes_of(&source));
                 (id, IoBuffer::Source(source))
             }
-            Io::Flush { id } => (id, IoBuffer::None),
+            Io::Flush { id } => {
+                drive.disk.flush(pending.written);
+                (id, IoBuffer::None)
+            }
         };
         let done = IoDone {
             id,
             buffer,
             result: Ok(()),
-            submitted,
+            submitted: pending.submitted,
             completed: self.outside.now(),
         };
         self.step(idx as u8, Event::Io(done));
@@ -303,41 +385,28 @@ fn pool(bytes: usize, slab_bytes: usize) -> SlabPool {
     SlabPool::new(config, Arc::new(NoObserver)).expect("pool")
 }
 
-/// The log of a drive on which nothing was ever written.
-fn blank_log(idx: u8, geometry: Geometry, config: &EngineConfig) -> DriveLog {
-    let superblock = Superblock {
-        generation: 1,
-        drive_uuid: [idx; 16],
+fn bytes_of(memory: &ReadMemory) -> Vec<u8> {
+    memory.pieces().collect::<Vec<_>>().concat()
+}
+
+/// The superblock of a drive on which nothing was ever written.
+fn blank(idx: u16, geometry: Geometry) -> Superblock {
+    Superblock {
+        generation: 0,
+        drive_uuid: [idx as u8; 16],
         store_uuid: [9; 16],
         store_key: [7; 32],
-        member_idx: idx.into(),
+        member_idx: idx,
         member_count: 2,
-        member_generation: MEMBERSHIP.generation,
-        members_present: MEMBERSHIP.present,
+        member_generation: 1,
+        members_present: 3,
         epoch: 1,
-        clean: false,
+        clean: true,
         created_ms: 0,
         geometry,
         checkpoint: CheckpointPointer::default(),
         media_errors: 0,
         blacklisted: false,
         last_error_ms: 0,
-    };
-    let list = vec![Segment::free(0); geometry.segment_count as usize];
-    let ring = Ring {
-        pages: geometry.journal_bytes / PAGE as u64,
-        tail: 0,
-        head: 0,
-    };
-    let log_config = LogConfig {
-        drive: idx,
-        sync: config.sync,
-        verify: config.verify,
-        eviction: config.eviction,
-        flap_threshold: config.flap_threshold,
-        blacklist: false,
-    };
-    let buffers = pool(BUFFERS * BUFFER_BYTES, BUFFER_BYTES);
-    let segments = Segments::new(geometry, list);
-    DriveLog::new(log_config, superblock, segments, ring, buffers)
+    }
 }

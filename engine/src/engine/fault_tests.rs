@@ -11,7 +11,7 @@ use super::harness::{Client, value_of};
 use super::tests::files;
 use crate::segment_log::bytes::PAGE;
 use crate::segment_log::checkpoint::{decode_chunk, encode_chunk};
-use crate::segment_log::superblock::{Decoded, Superblock};
+use crate::segment_log::superblock::{Decoded, FORMAT_VERSION, Superblock};
 use crate::{DriveOpenError, DriveState, Engine, EngineConfig, EngineMetrics, GetError, OpenError};
 use crate::{MediaContent, format_drive, inspect_media};
 
@@ -240,7 +240,8 @@ fn newer_format_is_refused_by_its_version() {
     let path = &config.drives[0].media;
     let block = superblock(path);
     let mut page = block.encode();
-    page[8..10].copy_from_slice(&4u16.to_le_bytes());
+    let newer = FORMAT_VERSION + 1;
+    page[8..10].copy_from_slice(&newer.to_le_bytes());
     page[12..16].fill(0);
     let crc = super::harness::crc_of(&page);
     page[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -252,10 +253,10 @@ fn newer_format_is_refused_by_its_version() {
         matches!(
             error,
             DriveOpenError::NewerVersion {
-                found: 4,
-                supported: 3,
+                found,
+                supported: FORMAT_VERSION,
                 ..
-            }
+            } if found == newer
         ),
         "{error:?}"
     );

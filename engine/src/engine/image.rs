@@ -14,13 +14,15 @@ use crate::segment_log::bytes::{PAGE, u32_at, u64_at};
 use crate::{Attrs, Class, Condition, EngineConfig, Sync};
 
 /// Of each format version a store that was shut down, and one as a kill leaves it.
-pub(crate) const IMAGES: [&str; 6] = [
+pub(crate) const IMAGES: [&str; 8] = [
     "disk-v1/closed",
     "disk-v1/killed",
     "disk-v2/closed",
     "disk-v2/killed",
     "disk-v3/closed",
     "disk-v3/killed",
+    "disk-v4/closed",
+    "disk-v4/killed",
 ];
 
 fn path(name: &str) -> PathBuf {

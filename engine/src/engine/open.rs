@@ -10,12 +10,13 @@ use super::drives::Drives;
 use super::tables::Begin;
 use super::{Shared, Tables};
 use crate::clock::unix_ms;
-use crate::config::{EngineConfig, FILE_DRIVE_BYTES, Mode};
+use crate::config::{EngineConfig, FILE_DRIVE_BYTES, Mode, Sync};
 use crate::drive::media::Media;
 use crate::error::{DriveOpenError, OpenError};
 use crate::index::{Index, IndexConfig, KeyHasher, StoreKey};
 use crate::segment_log::recover::{Recovered, recover};
 use crate::segment_log::superblock::{CheckpointPointer, Geometry, Superblock, show_uuid};
+use crate::slab::SlabPool;
 use crate::stream::StripeTable;
 
 mod pool;
@@ -26,6 +27,8 @@ mod versions;
 
 use superblocks::open_drive;
 pub(super) use superblocks::{read_superblock, write_superblock};
+#[cfg(test)]
+pub(super) use {start::logs, superblocks::examine};
 
 /// Opens an engine: memory first, then what is on the drives, then their threads.
 pub(super) fn open(
@@ -42,6 +45,12 @@ pub(super) fn open(
         Mode::Direct | Mode::File => open_store(&config)?,
     };
     findings.append(&mut store.findings);
+    let begin = begin(pool, &mut store);
+    start::start(Tables::new(config, metrics, begin), store.drives, findings)
+}
+
+/// What is in memory when a store begins to serve: what is on its drives.
+pub(super) fn begin(pool: SlabPool, store: &mut Store) -> Begin {
     let hasher = KeyHasher::new(&StoreKey(store.key));
     let index = Index::new(&IndexConfig {
         shards: 64,
@@ -50,7 +59,7 @@ pub(super) fn open(
     let stripes = StripeTable::default();
     let members = store.members();
     let version = restore::restore(&index, &hasher, &mut store.drives, &members, &stripes);
-    let begin = Begin {
+    Begin {
         hasher,
         index,
         pool,
@@ -59,8 +68,7 @@ pub(super) fn open(
         part_bytes_max: store.part_bytes_max(),
         data_bytes: store.data_bytes(),
         version,
-    };
-    start::start(Tables::new(config, metrics, begin), store.drives, findings)
+    }
 }
 
 /// A drive as it was found.
@@ -137,7 +145,7 @@ impl Store {
 }
 
 /// A drive that was opened, and its superblock where it has one.
-struct Opened {
+pub(super) struct Opened {
     media: Media,
     superblock: Option<Superblock>,
     /// What the operator should know of it.
@@ -177,6 +185,14 @@ pub(super) fn open_store(config: &EngineConfig) -> Result<Store, OpenError> {
             count: config.drives.len(),
         });
     }
+    assemble(config, opened)
+}
+
+/// Makes a store of the drives that could be opened, and begins a new epoch on them.
+pub(super) fn assemble(
+    config: &EngineConfig,
+    opened: Vec<Result<Opened, String>>,
+) -> Result<Store, OpenError> {
     let identity = identify(&opened).map_err(|(idx, source)| OpenError::Drive {
         media: config.drives[idx].media.clone(),
         source,
@@ -351,7 +367,8 @@ fn recover_all(
                 continue;
             }
         };
-        match recover(&media, block, idx as u8, &hasher) {
+        let verify = config.sync != Sync::No;
+        match recover(&media, block, idx as u8, &hasher, verify) {
             Ok(recovered) => drives.push(Found::Ready {
                 media,
                 recovered: Box::new(recovered),

@@ -164,7 +164,7 @@ fn a_drive_built_from_an_image_is_recovered_by_the_fuzz_target() {
         rest = behind;
     }
     let hasher = KeyHasher::new(&StoreKey(drive.block.store_key));
-    let found = recover(&drive.media, drive.block, 0, &hasher).expect("it is recovered");
+    let found = recover(&drive.media, drive.block, 0, &hasher, true).expect("it is recovered");
     assert!(!found.entries.is_empty(), "the checkpoint is read");
     assert!(found.last_version > 1);
 }

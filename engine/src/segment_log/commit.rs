@@ -6,7 +6,7 @@ use std::io;
 use super::bytes::PAGE;
 use super::journal::{FRAME_MAX, Ring, Row, RowOp, encode_frame};
 use super::segment::Extent;
-use super::{Body, Context, DriveLog, Event, Purpose, Work};
+use super::{Body, Context, DriveLog, Purpose, Work};
 use crate::api::{Committed, CompletionResult};
 use crate::cache::CacheKey;
 use crate::clock::Tick;
@@ -45,11 +45,15 @@ impl Frame {
 pub(super) struct JournalState {
     pub(super) ring: Ring,
     pub(super) pending: VecDeque<(Row, Ticket)>,
-    in_flight: bool,
+    /// First page of the frame that is being written.
+    in_flight: Option<u64>,
     /// First page → rows that aren't published.
     frames: VecDeque<(u64, u32)>,
     /// The ring had no room for a frame.
     pub(super) full: bool,
+    /// A flush covers all frames before this page, and a row says so of those before the other.
+    flushed: u64,
+    told: u64,
 }
 
 impl JournalState {
@@ -57,10 +61,22 @@ impl JournalState {
         Self {
             ring,
             pending: VecDeque::new(),
-            in_flight: false,
+            in_flight: None,
             frames: VecDeque::new(),
             full: false,
+            flushed: 0,
+            told: 0,
         }
+    }
+
+    /// The page before which all frames have ended, and so will be covered by a flush that begins now.
+    pub(super) fn ended(&self) -> u64 {
+        self.in_flight.unwrap_or(self.ring.head)
+    }
+
+    /// A flush that began when so much had ended covers it.
+    pub(super) fn covered(&mut self, ended: u64) {
+        self.flushed = self.flushed.max(ended);
     }
 
     /// From which page on a recovery must replay to see all that isn't published.
@@ -117,7 +133,7 @@ impl DriveLog {
 
     /// Writes the next frame, when none is in flight and rows wait.
     pub(super) fn send_frame(&mut self, context: &mut Context<'_>) {
-        if self.journal.in_flight || self.journal.pending.is_empty() {
+        if self.journal.in_flight.is_some() || self.journal.pending.is_empty() {
             return;
         }
         let mut bytes = 0;
@@ -126,13 +142,14 @@ impl DriveLog {
             bytes <= FRAME_MAX
         });
         let count = fits.count().max(1);
-        let rows: Vec<Row> = self
-            .journal
-            .pending
-            .iter()
-            .take(count)
-            .map(|(row, _)| row.clone())
-            .collect();
+        let rows = self.journal.pending.iter().take(count);
+        let mut rows: Vec<Row> = rows.map(|(row, _)| row.clone()).collect();
+        // Rows that recovery has dropped must never be believed: a checkpoint comes first.
+        let flushed = self.journal.flushed;
+        let tells = flushed > self.journal.told && !self.has_dropped;
+        if tells {
+            rows.push(Row::about_segment(RowOp::Flushed, 0, 0, flushed));
+        }
         let pages = encode_frame(&self.seed, 0, 0, &rows).len() / PAGE;
         let Some(page) = self.journal.ring.place(pages as u64) else {
             // Back-pressure, not a fault: a checkpoint makes room.
@@ -152,6 +169,9 @@ impl DriveLog {
             .map(|(_, ticket)| ticket)
             .collect();
         self.journal.ring.head = page + pages as u64;
+        if tells {
+            self.journal.told = flushed;
+        }
         self.journal.frames.push_back((page, tickets.len() as u32));
         let frame = Frame {
             page,
@@ -165,14 +185,14 @@ impl DriveLog {
     }
 
     fn write_frame(&mut self, context: &mut Context<'_>, frame: Frame, buffer: ReadMemory) {
-        self.journal.in_flight = true;
+        self.journal.in_flight = Some(frame.page);
         let ring = self.segments.geometry.journal_bytes / PAGE as u64;
         let at = self.segments.geometry.journal_start + frame.page % ring * PAGE as u64;
         self.submit_write(context, Purpose::Frame(frame), at, buffer);
     }
 
     pub(super) fn frame_done(&mut self, context: &mut Context<'_>, frame: Frame, done: IoDone) {
-        self.journal.in_flight = false;
+        self.journal.in_flight = None;
         if let Err(why) = done.result {
             // A hole in the journal would hide every later frame from a recovery: it is
             // written again, or the drive goes.
@@ -256,7 +276,15 @@ impl DriveLog {
 
     /// The kernel has completed a change's data and journal.
     fn durable(&mut self, context: &mut Context<'_>, op: usize) {
-        if self.config.sync == Sync::Always {
+        let is_part = matches!(&self.ops[op].work, Work::Put(work) if work.part.is_some());
+        let flushes = match self.config.sync {
+            Sync::Always => true,
+            // The list of the parts is another drive's, and may be flushed before them: it would hide
+            // the key's last value, and have none itself.
+            Sync::Everysec => is_part,
+            Sync::No => false,
+        };
+        if flushes {
             self.to_flush.push(op);
             return;
         }
@@ -276,18 +304,48 @@ impl DriveLog {
         if !self.to_flush.is_empty() && !self.flushing {
             self.flushing = true;
             let ops = std::mem::take(&mut self.to_flush);
-            self.submit_flush(context, Purpose::Flush(ops));
+            let ended = self.journal.ended();
+            self.submit_flush(context, Purpose::Flush { ops, ended });
         }
         let due = self.dirty && context.now >= self.next_flush;
         if due && self.config.sync == Sync::Everysec && !self.timed_flush {
             self.timed_flush = true;
             self.dirty = false;
-            self.submit_flush(context, Purpose::TimedFlush);
+            let ended = self.journal.ended();
+            let burials = self.burials.len();
+            self.submit_flush(context, Purpose::TimedFlush { ended, burials });
         }
     }
 
-    pub(super) fn flush_done(&mut self, context: &mut Context<'_>, ops: Vec<usize>, done: IoDone) {
+    pub(super) fn timed_flush_done(
+        &mut self,
+        context: &mut Context<'_>,
+        ended: u64,
+        burials: usize,
+        done: &IoDone,
+    ) {
+        self.timed_flush = false;
+        match &done.result {
+            Ok(()) => {
+                self.journal.covered(ended);
+                let dead: Vec<Location> = self.burials.drain(..burials).collect();
+                context.bury(&dead);
+            }
+            Err(why) => self.fail(context, format!("flush: {why}")),
+        }
+    }
+
+    pub(super) fn flush_done(
+        &mut self,
+        context: &mut Context<'_>,
+        ops: Vec<usize>,
+        ended: u64,
+        done: IoDone,
+    ) {
         self.flushing = false;
+        if done.result.is_ok() {
+            self.journal.covered(ended);
+        }
         for op in ops {
             match &done.result {
                 Ok(()) => {
@@ -382,7 +440,7 @@ impl DriveLog {
                                 list: location,
                             };
                             if let Some(last) = tables.stripes.put(stripes) {
-                                context.bury_parts(&last.parts);
+                                self.bury_parts(context, &last.parts);
                             }
                             self.bury_only(context, before);
                             return self.finish(
@@ -406,7 +464,7 @@ impl DriveLog {
         if let Change::Done(Some(location)) = change
             && let Some(stripes) = context.tables.stripes.take(hash, &location)
         {
-            context.bury_parts(&stripes.parts);
+            self.bury_parts(context, &stripes.parts);
         }
         self.bury_only(context, change);
     }
@@ -422,10 +480,17 @@ impl DriveLog {
         if location.drive_idx == self.config.drive {
             self.segments.add_dead(&location);
         } else {
-            context
-                .effects
-                .elsewhere
-                .push((location.drive_idx, Event::Dead(location)));
+            self.bury_parts(context, &[location]);
+        }
+    }
+
+    /// Tells the drives that these belong to nothing, as soon as a loss of power can't bring back what
+    /// they belonged to: another drive would have forgotten them by then.
+    fn bury_parts(&mut self, context: &mut Context<'_>, parts: &[Location]) {
+        if self.config.sync == Sync::Everysec {
+            self.burials.extend_from_slice(parts);
+        } else {
+            context.bury(parts);
         }
     }
 

@@ -81,7 +81,7 @@ impl DriveLog {
             .purposes
             .iter()
             .flat_map(|(_, purpose)| match purpose {
-                Purpose::Batch { ops, .. } | Purpose::Flush(ops) => ops.clone(),
+                Purpose::Batch { ops, .. } | Purpose::Flush { ops, .. } => ops.clone(),
                 Purpose::Extent(op) | Purpose::Resolve { op, .. } => vec![*op],
                 Purpose::Frame(frame) => frame.ops(),
                 _ => Vec::new(),

@@ -232,7 +232,7 @@ pub(crate) struct Context<'a> {
 
 impl Context<'_> {
     /// Tells the drives that these parts belong to nothing.
-    pub(super) fn bury_parts(&mut self, parts: &[Location]) {
+    pub(super) fn bury(&mut self, parts: &[Location]) {
         let events = parts
             .iter()
             .map(|part| (part.drive_idx, Event::Dead(*part)));

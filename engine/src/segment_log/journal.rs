@@ -35,8 +35,9 @@ pub(crate) enum RowOp {
     Part,
     /// A segment was reclaimed.
     Free,
-    /// A value was found corrupt and purged.
-    Purge,
+    /// A flush covers all frames before the page that its version is, and the extents that they tell
+    /// of.
+    Flushed,
 }
 
 /// One row.
@@ -93,7 +94,7 @@ impl Row {
             RowOp::Extent => 1,
             RowOp::Part => 2,
             RowOp::Free => 3,
-            RowOp::Purge => 4,
+            RowOp::Flushed => 5,
         };
         row[1] = class_byte(self.attrs.class);
         row[2] = self.attrs.type_tag;
@@ -118,7 +119,7 @@ impl Row {
             1 => RowOp::Extent,
             2 => RowOp::Part,
             3 => RowOp::Free,
-            4 => RowOp::Purge,
+            5 => RowOp::Flushed,
             _ => return None,
         };
         let key_len = u32_at(&head, 4) as usize;

@@ -73,7 +73,16 @@ impl DriveLog {
             segment.state = State::Reclaiming;
             self.segments.sealed.retain(|sealed| *sealed != victim);
             self.reclaiming += 1;
-            self.journal_free(context, victim);
+            self.submit_flush(context, Purpose::Dead(victim));
+        }
+    }
+
+    /// What made a segment dispensable is on the drive: a loss of power won't leave neither a value nor
+    /// the one before it.
+    pub(super) fn dead(&mut self, context: &mut Context<'_>, segment: u32, done: IoDone) {
+        match done.result {
+            Ok(()) => self.journal_free(context, segment),
+            Err(why) => self.fail(context, format!("flush: {why}")),
         }
     }
 
@@ -84,7 +93,6 @@ impl DriveLog {
 
     /// The end of a segment is journalled: its entries vanish at once.
     pub(super) fn reclaimed(&mut self, context: &mut Context<'_>, segment: u32) {
-        self.reclaiming -= 1;
         let (index, drive) = (&context.tables.index, self.config.drive);
         let (parts, expired_unread) = self.segments.expired_in(segment, context.unix_ms);
         let expired = parts + index.expired_in(drive, segment, context.unix_ms);
@@ -99,7 +107,19 @@ impl DriveLog {
             },
         ];
         context.effects.notes.extend(notes);
-        self.segments.release(segment);
+        // Its next life begins when the end of this one can't be forgotten: two of the same generation
+        // would be taken for one. The flush keeps it from being written over, as a reader does.
+        self.segments.get_mut(segment).readers += 1;
+        self.submit_flush(context, Purpose::Freed(segment));
+    }
+
+    pub(super) fn freed(&mut self, context: &mut Context<'_>, segment: u32, done: IoDone) {
+        self.reclaiming -= 1;
+        self.segments.get_mut(segment).readers -= 1;
+        match done.result {
+            Ok(()) => self.segments.release(segment),
+            Err(why) => self.fail(context, format!("flush: {why}")),
+        }
     }
 
     fn begin_checkpoint(&mut self, context: &mut Context<'_>) {
@@ -301,6 +321,7 @@ impl DriveLog {
             }
         }
         self.closed = run.last;
+        self.has_dropped = false;
         if run.members.is_some() {
             context.effects.recorded = run.members;
         }

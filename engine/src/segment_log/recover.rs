@@ -9,7 +9,7 @@
 //! Torn, stale and misplaced structures are told by checksum, epoch and generation, and dropped
 //! alone. Nothing here panics on what a drive holds, and no more is allocated than it has.
 
-use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, set, u32_at, u64_at};
+use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, page_up, set, u32_at, u64_at};
 use super::checkpoint;
 use super::journal::{FrameHead, Ring, Row, RowOp, decode_frame};
 use super::record::{self, Header, class_byte, class_of};
@@ -96,9 +96,12 @@ pub(crate) struct Recovered {
     pub(crate) last_version: u64,
     /// Structures that were dropped.
     pub(crate) dropped: u64,
+    /// Some of them are rows of the journal.
+    pub(crate) has_dropped_rows: bool,
 }
 
-/// Reads a drive.
+/// Reads a drive. With `verify`, extents that were written after the last flush on record are looked
+/// at: a loss of power may have kept the row of one and not the value.
 ///
 /// # Errors
 /// Where it can't be read, or a checkpoint that must be there isn't whole.
@@ -107,7 +110,9 @@ pub(crate) fn recover(
     superblock: Superblock,
     drive: u8,
     hasher: &KeyHasher,
+    verify: bool,
 ) -> Result<Recovered, DriveOpenError> {
+    let verify = verify && !superblock.clean;
     let seed = superblock.seed();
     let pages = superblock.geometry.journal_bytes / PAGE as u64;
     let start = superblock.checkpoint.journal_page;
@@ -130,8 +135,10 @@ pub(crate) fn recover(
             tail: Vec::new(),
             last_version,
             dropped: 0,
+            has_dropped_rows: false,
             superblock,
         },
+        verify,
         settled: 0,
         replay_from: vec![Geometry::SEGMENT_HEADER as u32; count as usize],
         rows: Vec::new(),
@@ -139,7 +146,7 @@ pub(crate) fn recover(
     recovery.read_checkpoint()?;
     recovery.read_journal()?;
     recovery.read_headers()?;
-    recovery.place_rows();
+    recovery.place_rows()?;
     recovery.read_records()?;
     Ok(recovery.found)
 }
@@ -152,9 +159,10 @@ struct Recovery<'a> {
     found: Recovered,
     /// Changes of lower versions are in the checkpoint as they ended.
     settled: u64,
+    verify: bool,
     replay_from: Vec<u32>,
-    /// Rows of the checkpoint (false) and of the journal (true).
-    rows: Vec<(Row, bool)>,
+    /// Rows, and the journal page of their frame; none for those of the checkpoint.
+    rows: Vec<(Row, Option<u64>)>,
 }
 
 impl Recovery<'_> {
@@ -208,7 +216,7 @@ impl Recovery<'_> {
                 && entry.location.kind < 16
         };
         self.found.entries.retain(sound);
-        self.rows = found.rows.into_iter().map(|row| (row, false)).collect();
+        self.rows = found.rows.into_iter().map(|row| (row, None)).collect();
         Ok(())
     }
 
@@ -231,7 +239,8 @@ impl Recovery<'_> {
                     None => break,
                 }
             };
-            self.rows.extend(rows.into_iter().map(|row| (row, true)));
+            self.rows
+                .extend(rows.into_iter().map(|row| (row, Some(page))));
             (page, epoch) = (next, newest);
             self.found.ring.head = page;
         }
@@ -300,10 +309,17 @@ impl Recovery<'_> {
     }
 
     /// Puts rows into their segments and the tail.
-    fn place_rows(&mut self) {
-        let limit = Geometry::SEGMENT_HEADER + self.found.superblock.geometry.segment_data;
+    fn place_rows(&mut self) -> Result<(), DriveOpenError> {
+        let geometry = self.found.superblock.geometry;
+        let limit = Geometry::SEGMENT_HEADER + geometry.segment_data;
         let clean = self.found.superblock.clean;
-        for (row, journalled) in std::mem::take(&mut self.rows) {
+        let rows = std::mem::take(&mut self.rows);
+        let told = rows.iter().filter(|(row, _)| row.op == RowOp::Flushed);
+        let flushed = told.map(|(row, _)| row.version).max().unwrap_or(0);
+        for (row, page) in rows {
+            if row.op == RowOp::Flushed {
+                continue;
+            }
             self.found.last_version = self.found.last_version.max(row.version);
             let extent = matches!(row.op, RowOp::Extent | RowOp::Part);
             let end = u64::from(row.offset).saturating_add(row.value_len);
@@ -330,13 +346,19 @@ impl Recovery<'_> {
                 };
             }
             if row.generation == segment.generation {
-                segment.end = segment.end.max(super::bytes::page_up(end) as u32);
+                segment.end = segment.end.max(page_up(end) as u32);
+                let in_doubt = self.verify && page.is_some_and(|page| page >= flushed);
+                if in_doubt && !is_whole(self.media, &geometry, &row)? {
+                    self.found.dropped += 1;
+                    self.found.has_dropped_rows = true;
+                    continue;
+                }
                 let part = (row.op == RowOp::Part).then_some(row.part);
                 segment
                     .extents
                     .insert(row.offset, extent_of(&row, part, !clean));
             }
-            if journalled && row.op == RowOp::Extent && row.version >= self.settled {
+            if page.is_some() && row.op == RowOp::Extent && row.version >= self.settled {
                 let location = Location {
                     drive_idx: self.drive,
                     segment_idx: row.segment,
@@ -351,6 +373,7 @@ impl Recovery<'_> {
                     .push((row.version, Replay::Put { hash, location }));
             }
         }
+        Ok(())
     }
 
     fn read_records(&mut self) -> Result<(), DriveOpenError> {
@@ -434,6 +457,14 @@ impl Recovery<'_> {
 }
 
 const FIRST: usize = Geometry::SEGMENT_HEADER as usize;
+
+/// Whether the value that a row tells of is there.
+fn is_whole(media: &Media, geometry: &Geometry, row: &Row) -> Result<bool, DriveOpenError> {
+    let at = geometry.segment_at(row.segment) + u64::from(row.offset);
+    let value = media.read(at, page_up(row.value_len) as usize)?;
+    let value = value.get(..row.value_len as usize);
+    Ok(value.is_some_and(|value| crc_of(&[], &[value]) == row.crc))
+}
 
 fn extent_of(row: &Row, part: Option<u32>, unverified: bool) -> Extent {
     Extent {

@@ -14,8 +14,9 @@ use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, set, u16_at, u32_at, u64_at
 /// What every superblock begins with.
 pub(crate) const MAGIC: [u8; 8] = *b"memkvSB\x01";
 /// The format that we write, and the highest that we read. 2: checkpoints say which changes they
-/// are sure to have, and which keys were deleted shortly before; those of 1 are read as well.
-pub(crate) const FORMAT_VERSION: u16 = 3;
+/// are sure to have, and which keys were deleted shortly before. 3: they say when records expire. 4: the
+/// journal says what is flushed. Lower ones are read as well.
+pub(crate) const FORMAT_VERSION: u16 = 4;
 /// Distance of copies, and what is kept free for them at both ends.
 const COPY_STRIDE: u64 = 64 << 10;
 const END_BYTES: u64 = 2 * COPY_STRIDE;

@@ -9,6 +9,7 @@ use crate::entry::Meta;
 use crate::index::{Cursor, If, Index, KeyHasher, Location};
 use crate::segment_log::bytes::{PAGE, crc_of, page_up};
 use crate::segment_log::record::{self, Header};
+use crate::segment_log::recover::Replay;
 use crate::segment_log::segment::{HINT, KIND_EXTENT, KIND_STRIPES, Segments};
 use crate::segment_log::superblock::{Geometry, Superblock};
 use crate::stream::{StripeTable, Stripes, decode_list};
@@ -34,11 +35,37 @@ pub(super) fn restore(
         tail.append(&mut recovered.tail);
         entries.append(&mut recovered.entries);
     }
+    tail.retain(|(_, change)| match change {
+        Replay::Put { location, .. } => has_all_parts(drives, members, location),
+        Replay::Remove { .. } => true,
+    });
     merge(index, drives, tail, entries);
     let parts = load_stripes(index, hasher, drives, members, stripes);
     prune(index, hasher, drives, &parts);
     note_expiries(index, drives);
     last_version
+}
+
+/// Whether what lies at a place is a whole value: of a striped one whose last parts a loss of power
+/// has taken, the list may be there, and must not hide the key's last value.
+fn has_all_parts(drives: &[Found], members: &[u16], location: &Location) -> bool {
+    if location.kind != KIND_STRIPES {
+        return true;
+    }
+    let Some((header, key, body)) = list_at(drives, location) else {
+        return false;
+    };
+    let found = decode_list(&body, header.value_len, members);
+    found.is_some_and(|(_, parts)| parts.iter().all(|part| holds(drives, part, &key)))
+}
+
+/// Reads a part list.
+fn list_at(drives: &[Found], list: &Location) -> Option<(Header, Vec<u8>, Vec<u8>)> {
+    let Some(Found::Ready { media, recovered }) = drives.get(usize::from(list.drive_idx)) else {
+        return None;
+    };
+    let generation = recovered.segments[list.segment_idx as usize].generation;
+    read_record(media, &recovered.superblock, list, generation)
 }
 
 /// Drive, segment and offset of an extent.
@@ -64,13 +91,7 @@ fn load_stripes(
     }
     let mut used = HashSet::new();
     for list in lists {
-        let Some(Found::Ready { media, recovered }) = drives.get(usize::from(list.drive_idx))
-        else {
-            continue;
-        };
-        let generation = recovered.segments[list.segment_idx as usize].generation;
-        let block = &recovered.superblock;
-        let Some((header, key, body)) = read_record(media, block, &list, generation) else {
+        let Some((header, key, body)) = list_at(drives, &list) else {
             tracing::warn!(drive = list.drive_idx, "a part list can't be read");
             continue;
         };

@@ -8,29 +8,92 @@ use parking_lot::Mutex;
 
 use super::restore::count_live;
 use super::{Drives, Found, Shared, Tables};
-use crate::config::{Mode, locked_bytes};
+use crate::config::{EngineConfig, Mode, locked_bytes};
 use crate::drive::inbox::{Inbox, Wake};
 use crate::drive::media::Media;
 use crate::drive::thread::{DriveHandle, DriveThread};
 use crate::error::OpenError;
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
-use crate::segment_log::journal::Ring;
 use crate::segment_log::recover::Recovered;
 use crate::segment_log::segment::Segments;
-use crate::segment_log::superblock::Superblock;
 use crate::segment_log::{BUFFER_BYTES, BUFFERS, DriveLog, LogConfig};
 use crate::slab::{NoObserver, PoolConfig, RegionConfig, RegionTier, SlabPool};
 
 /// How long drives that came up may take to stop when another one refused to start.
 const REFUSED_STOP_MAX: Duration = Duration::from_secs(10);
 
-/// What is left of a recovered drive beside its segments.
-struct Ready {
-    media: Media,
-    superblock: Superblock,
-    ring: Ring,
-    /// Structures that were dropped.
-    dropped: u64,
+/// A recovered drive that may serve.
+pub(in crate::engine) struct Ready {
+    pub(in crate::engine) media: Media,
+    pub(in crate::engine) log: DriveLog,
+    /// Of the log.
+    buffers: SlabPool,
+}
+
+/// The logs of the drives that were found; why, for those that can't serve.
+pub(in crate::engine) fn logs(
+    tables: &Tables,
+    found: Vec<Found>,
+) -> Result<Vec<Result<Ready, String>>, OpenError> {
+    let (mut segments, mut parts) = (Vec::new(), Vec::new());
+    for drive in found {
+        match drive {
+            Found::Ready { media, recovered } => {
+                let Recovered {
+                    superblock,
+                    segments: list,
+                    ring,
+                    dropped,
+                    has_dropped_rows,
+                    ..
+                } = *recovered;
+                segments.push(Some(Segments::new(superblock.geometry, list)));
+                parts.push(Ok((media, superblock, ring, dropped, has_dropped_rows)));
+            }
+            Found::Down(why) => {
+                segments.push(None);
+                parts.push(Err(why));
+            }
+        }
+    }
+    count_live(&tables.index, &mut segments);
+    let mut logs = Vec::new();
+    for (idx, (part, segments)) in (0u8..).zip(parts.into_iter().zip(segments)) {
+        logs.push(match part {
+            Ok((media, superblock, ring, dropped, has_dropped)) => {
+                let segments = segments.expect("a ready drive has segments");
+                let config = log_config(&tables.config, idx);
+                let buffers = buffers()?;
+                let mut log = DriveLog::new(
+                    config,
+                    superblock,
+                    segments,
+                    ring,
+                    has_dropped,
+                    buffers.clone(),
+                );
+                log.counts.corruptions = dropped;
+                Ok(Ready {
+                    media,
+                    log,
+                    buffers,
+                })
+            }
+            Err(why) => Err(why),
+        });
+    }
+    Ok(logs)
+}
+
+fn log_config(config: &EngineConfig, drive: u8) -> LogConfig {
+    LogConfig {
+        drive,
+        sync: config.sync,
+        verify: config.verify,
+        eviction: config.eviction,
+        flap_threshold: config.flap_threshold,
+        blacklist: config.mode == Mode::Direct,
+    }
 }
 
 /// Starts the drives' threads; what they share comes to life with them.
@@ -39,38 +102,12 @@ pub(super) fn start(
     found: Vec<Found>,
     findings: Vec<String>,
 ) -> Result<(Arc<Shared>, Arc<Drives>), OpenError> {
-    let (mut logs, mut parts) = (Vec::new(), Vec::new());
-    for drive in found {
-        match drive {
-            Found::Ready { media, recovered } => {
-                let Recovered {
-                    superblock,
-                    segments,
-                    ring,
-                    dropped,
-                    ..
-                } = *recovered;
-                logs.push(Some(Segments::new(superblock.geometry, segments)));
-                parts.push(Ok(Ready {
-                    media,
-                    superblock,
-                    ring,
-                    dropped,
-                }));
-            }
-            Found::Down(why) => {
-                logs.push(None);
-                parts.push(Err(why));
-            }
-        }
-    }
-    count_live(&tables.index, &mut logs);
+    let found = logs(&tables, found)?;
     let (mut handles, mut threads) = (Vec::new(), Vec::new());
-    for (idx, (part, segments)) in (0u8..).zip(parts.into_iter().zip(logs)) {
-        let handle = match part {
+    for (idx, drive) in (0u8..).zip(found) {
+        let handle = match drive {
             Ok(ready) => {
-                let segments = segments.expect("a ready drive has segments");
-                let (handle, thread) = make(&tables, idx, ready, segments)?;
+                let (handle, thread) = make(&tables, idx, ready)?;
                 threads.push(thread);
                 Ok(handle)
             }
@@ -131,28 +168,15 @@ fn make(
     tables: &Tables,
     idx: u8,
     ready: Ready,
-    segments: Segments,
 ) -> Result<(Arc<DriveHandle>, MakeThread), OpenError> {
     let config = &tables.config;
     let wake = Arc::new(Wake::new().map_err(fault)?);
-    let buffers = buffers()?;
-    let capacity_bytes = segments.capacity_bytes();
-    let log_config = LogConfig {
-        drive: idx,
-        sync: config.sync,
-        verify: config.verify,
-        eviction: config.eviction,
-        flap_threshold: config.flap_threshold,
-        blacklist: config.mode == Mode::Direct,
-    };
     let Ready {
         media,
-        superblock,
-        ring,
-        dropped,
+        log,
+        buffers,
     } = ready;
-    let mut log = DriveLog::new(log_config, superblock, segments, ring, buffers.clone());
-    log.counts.corruptions = dropped;
+    let capacity_bytes = log.capacity_bytes();
     let metrics = tables.metrics.drive(&media.path.display().to_string());
     let handle = Arc::new(DriveHandle {
         inbox: Inbox::new(config.backlog as usize, wake.clone()),

@@ -16,7 +16,15 @@ pub(super) fn open_drive(
     drive: &DriveConfig,
     create: Option<u64>,
 ) -> Result<Opened, DriveOpenError> {
-    let media = Media::open(&drive.media, create)?;
+    examine(Media::open(&drive.media, create)?, drive, create.is_some())
+}
+
+/// Reads the superblock of a drive that was opened.
+pub(in crate::engine) fn examine(
+    mut media: Media,
+    drive: &DriveConfig,
+    file: bool,
+) -> Result<Opened, DriveOpenError> {
     let capacity = drive.max_size.unwrap_or(u64::MAX).min(media.bytes);
     if capacity < CAPACITY_MIN {
         let (path, bytes) = (drive.media.clone(), capacity);
@@ -60,14 +68,13 @@ pub(super) fn open_drive(
             let (path, failures) = (drive.media.clone(), superblock.media_errors);
             return Err(DriveOpenError::Blacklisted { path, failures });
         }
-        let finding = compare_size(drive, superblock, create.is_some(), media.bytes)?;
+        let finding = compare_size(drive, superblock, file, media.bytes)?;
         return Ok(Opened {
             media,
             superblock: Some(superblock.clone()),
             finding,
         });
     }
-    let mut media = media;
     media.bytes = capacity;
     Ok(Opened {
         media,

@@ -30,6 +30,7 @@ fn frame_survives_encoding() {
         row(b"k"),
         row(&[7; 65_536]),
         Row::about_segment(RowOp::Free, 3, 4, 5),
+        Row::about_segment(RowOp::Flushed, 0, 0, 12),
         Row {
             op: RowOp::Part,
             ..row(b"0123456789abcdef")
