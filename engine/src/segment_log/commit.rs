@@ -276,12 +276,9 @@ impl DriveLog {
 
     /// The kernel has completed a change's data and journal.
     fn durable(&mut self, context: &mut Context<'_>, op: usize) {
-        let is_part = matches!(&self.ops[op].work, Work::Put(work) if work.part.is_some());
         let flushes = match self.config.sync {
             Sync::Always => true,
-            // The list of the parts is another drive's, and may be flushed before them: it would hide
-            // the key's last value, and have none itself.
-            Sync::Everysec => is_part,
+            Sync::Everysec => self.is_part_among_drives(context, op),
             Sync::No => false,
         };
         if flushes {
@@ -290,6 +287,13 @@ impl DriveLog {
         }
         self.mark_dirty(context);
         self.publish(context, op);
+    }
+
+    /// Whether it is a part whose list may be another drive's. That may be flushed before the part, and
+    /// would hide the key's last value and have none itself.
+    fn is_part_among_drives(&self, context: &Context<'_>, op: usize) -> bool {
+        let is_part = matches!(&self.ops[op].work, Work::Put(work) if work.part.is_some());
+        is_part && context.tables.drives.members().len() > 1
     }
 
     pub(super) fn mark_dirty(&mut self, context: &Context<'_>) {
