@@ -298,7 +298,7 @@ impl Key {
 fn simulate(seed: u64) {
     let mut run = Run::new(seed);
     // Some runs are so long that the drives fill up and segments are reclaimed.
-    let longest = if seed % 4 == 0 { 2500 } else { 400 };
+    let longest = if seed.is_multiple_of(4) { 2500 } else { 400 };
     for _ in 0..3 {
         let calls = 20 + run.world.pick(longest);
         run.work(calls);

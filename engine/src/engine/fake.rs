@@ -12,6 +12,7 @@ use super::{Outside, Shared, Tables};
 use crate::api::Completion;
 use crate::clock::Tick;
 use crate::config::{DriveConfig, EngineConfig};
+use crate::drive::media::Media;
 use crate::drive::{Io, IoBuffer, IoDone};
 use crate::error::OpenError;
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
@@ -130,26 +131,31 @@ impl World {
 
     /// Opens what is on the drives.
     fn open(
-        config: EngineConfig,
+        mut config: EngineConfig,
         mut disks: Vec<Disk>,
         outside: Arc<FakeOutside>,
         random: Random,
     ) -> Result<Self, OpenError> {
-        let opened = (0..).zip(&mut disks).map(|(idx, disk)| {
-            let media = disk.media(idx);
-            let config = DriveConfig {
-                media: media.path.clone(),
-                max_size: None,
-            };
-            examine(media, &config, true).map_err(|why| why.to_string())
-        });
+        let media: Vec<Media> = (0..)
+            .zip(&mut disks)
+            .map(|(idx, disk)| disk.media(idx))
+            .collect();
+        let whole = |media: &Media| DriveConfig {
+            media: media.path.clone(),
+            max_size: None,
+        };
+        config.drives = media.iter().map(whole).collect();
+        let opened = media.into_iter().zip(&config.drives);
+        let opened =
+            opened.map(|(media, drive)| examine(media, drive, true).map_err(|why| why.to_string()));
+        let opened = opened.collect();
         let mut store = match config.mode {
             Mode::Memory => Store {
                 key: [7; 32],
                 drives: Vec::new(),
                 findings: Vec::new(),
             },
-            _ => assemble(&config, opened.collect())?,
+            _ => assemble(&config, opened)?,
         };
         let pool_bytes = match config.mode {
             Mode::Memory => config.memory_bytes,

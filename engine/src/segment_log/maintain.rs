@@ -131,6 +131,7 @@ impl DriveLog {
             bytes: 0,
             journal_page: self.journal.replay_from(),
             version: context.tables.last_version(),
+            epoch: self.superblock.epoch,
         };
         let quiet = |segment: &super::segment::Segment| {
             segment.state == State::Sealed && segment.unpublished.is_empty()

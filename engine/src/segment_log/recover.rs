@@ -22,8 +22,8 @@ use crate::index::{Entry, KeyHash, KeyHasher, Location};
 
 const MAGIC: u32 = 0x4872_6b6d;
 const CRC_AT: usize = 24;
-/// A scan of records gives up after this much without one: more than is ever in flight.
-const GAP_MAX: usize = 8 << 20;
+/// A scan of records after a clean end gives up after this much without one.
+const GAP_MAX: usize = 1 << 20;
 const READ_BYTES: usize = 1 << 20;
 
 /// The first page of a segment.
@@ -223,7 +223,9 @@ impl Recovery<'_> {
     fn read_journal(&mut self) -> Result<(), DriveOpenError> {
         let geometry = self.found.superblock.geometry;
         let pages = self.found.ring.pages;
-        let (mut page, mut epoch) = (self.found.ring.head, 0);
+        // Behind the last frame there may lie what a lost tail of an earlier run has left.
+        let mut epoch = self.found.superblock.checkpoint.epoch;
+        let mut page = self.found.ring.head;
         while page < self.found.ring.tail + pages {
             let Some((rows, next, newest)) = self.read_frame(&geometry, page, epoch)? else {
                 // The frame may have gone to the ring's start.
@@ -395,7 +397,13 @@ impl Recovery<'_> {
         let generation = self.found.segments[idx as usize].generation;
         let mut at = (self.replay_from[idx as usize] as usize).clamp(FIRST, limit) / PAGE * PAGE;
         let (mut last_good, mut bytes, mut start) = (at, Vec::new(), at);
-        while at + record::HEADER <= limit && at - last_good < GAP_MAX {
+        // A loss of power takes any of them, and what lies behind must not turn up at a later start.
+        let gap_max = if self.found.superblock.clean {
+            GAP_MAX
+        } else {
+            limit
+        };
+        while at + record::HEADER <= limit && at - last_good < gap_max {
             let have = start + bytes.len();
             if at + READ_BYTES.min(limit - at) > have {
                 start = at / PAGE * PAGE;

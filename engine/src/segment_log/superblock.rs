@@ -132,6 +132,8 @@ pub(crate) struct CheckpointPointer {
     pub(crate) journal_page: u64,
     /// Highest version that it is sure to cover.
     pub(crate) version: u64,
+    /// Of the drive when it was written: no frame from that page on is of an earlier one.
+    pub(crate) epoch: u64,
 }
 
 /// One superblock.
@@ -207,6 +209,7 @@ impl Superblock {
             self.media_errors,
             self.last_error_ms,
             self.members_present,
+            self.checkpoint.epoch,
         ];
         for (idx, word) in words.iter().enumerate() {
             set(&mut page, 96 + 8 * idx, &word.to_le_bytes());
@@ -243,7 +246,7 @@ impl Superblock {
         };
         let generation = u64_at(page, 16);
         // Member generation, epoch; those of the checkpoint; media errors.
-        let mut counters = [0, 1, 11, 13, 14, 15].map(word).into_iter();
+        let mut counters = [0, 1, 11, 13, 14, 15, 18].map(word).into_iter();
         if !geometry.sound() || counters.any(|c| c > COUNTER_MAX) || generation > COUNTER_MAX {
             return Decoded::Corrupt;
         }
@@ -266,6 +269,7 @@ impl Superblock {
                 bytes: word(12),
                 journal_page: word(13),
                 version: word(14),
+                epoch: word(18),
             },
             media_errors: word(15),
             last_error_ms: word(16),

@@ -20,6 +20,7 @@ fn sample() -> Superblock {
             bytes: 8192,
             journal_page: 99,
             version: 1234,
+            epoch: 3,
         },
         media_errors: 2,
         blacklisted: false,
