@@ -311,7 +311,7 @@ fn no_crash_takes_what_was_promised() {
     let number = |name| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
     let seeds = match number("MEMKV_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("MEMKV_SIM_SEEDS").unwrap_or(60),
+        None => 0..number("MEMKV_SIM_SEEDS").unwrap_or(30),
     };
     for seed in seeds {
         if let Err(why) = std::panic::catch_unwind(|| simulate(seed)) {
