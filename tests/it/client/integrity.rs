@@ -1,6 +1,7 @@
 //! A value's checksum travels from the caller's memory to the store and back: whatever changes in between is found by the
 //! other end, and nothing wrong is stored or handed out. (What changes on a drive: `faults/corruption.rs`.)
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use memkv_client::pump::{Core, CoreConfig, CoreServer, OpTable, Token};
 use memkv_client::{Attrs, Client, ClientConfig, Condition, EntryOutcome, ErrorCode, OpError};
 use memkv_proto::HmacSha256;
 use memkv_proto::op::OpCode;
+use memkv_proto::request::encode_writes;
 use memkv_settings::AuthKey;
 use memkv_telemetry::clock::{self, Tick};
 use memkv_tests::http::metric;
 use memkv_tests::poll::until;
 use memkv_tests::relay::{Relay, Way};
 use memkv_tests::server::{Builder, KEY, TestServer};
-use memkv_tests::wire::value;
+use memkv_tests::wire::{self, WireClient, closes_within, value};
 
 const LEN: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,6 +108,30 @@ fn a_byte_that_flips_in_a_signed_value_is_told_from_an_accident() {
     client.get(b"k").unwrap_err();
     assert!(relay.has_flipped());
     assert!(client.get(b"k").unwrap().unwrap() == value);
+}
+
+#[test]
+fn a_put_of_any_size_whose_mac_is_wrong_is_never_stored() {
+    for builder in [Builder::memory("256 MiB"), Builder::file("256 MiB")] {
+        // A value of 40 MiB streams through a pool of 64, and is cut into parts of 4.
+        let server = builder.network("payload_mac: required").start();
+        for (count, len) in (1..).zip([5, 100_000, 5 << 20, 40 << 20]) {
+            let forged = value(1, len);
+            let mut wire = WireClient::connect(server.address());
+            let mut control = Vec::new();
+            let entry = wire::entry(b"forged", &forged);
+            let head = encode_writes(&mut control, OpCode::Put, None, [entry]).unwrap();
+            let mut frame = wire.seal(head, &control, &forged);
+            // The value and its checksum still agree; only the MAC is wrong.
+            *frame.last_mut().unwrap() ^= 1;
+            wire.stream.write_all(&frame).unwrap();
+            assert!(closes_within(&mut wire.stream, PATIENCE), "{len} bytes");
+            let counted = metric(&server, "memkv_auth_failures_total{reason=\"bad_mac\"}");
+            assert_eq!(counted, f64::from(count), "{len} bytes");
+            let found = WireClient::connect(server.address()).get(b"forged");
+            assert!(found == Ok(None), "{len} bytes");
+        }
+    }
 }
 
 /// One op whose memory the test changes while the core sends it.
