@@ -54,7 +54,7 @@ fn conclude(done: &[Done]) -> Result<()> {
 /// The crates with fenced unsafe code, under AddressSanitizer.
 fn address_sanitizer() -> Result<()> {
     let mut test = sh::cargo()?;
-    test.args(["test", "--locked", "--target", SANITIZED]);
+    test.args(["test", "--locked", "--no-fail-fast", "--target", SANITIZED]);
     test.args(["--package", "memkv-engine", "--package", "memkv-telemetry"]);
     test.args([
         "--package",

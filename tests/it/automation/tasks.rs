@@ -143,6 +143,11 @@ fn a_night_runs_slow_tests_a_sanitizer_and_fuzzing_and_times_each() {
         calls[1].starts_with("test ") && calls[1].contains("-Zsanitizer=address"),
         "{calls:?}"
     );
+    // What fails in one crate hides nothing of the next.
+    let whole = calls[..2]
+        .iter()
+        .all(|call| call.contains("--no-fail-fast"));
+    assert!(whole, "{calls:?}");
     for step in ["all tests, slow ones too", "AddressSanitizer", "fuzzing"] {
         let line = stdout.lines().find(|line| line.trim().starts_with(step));
         let line = line.unwrap_or_else(|| panic!("{step}: {stdout}"));
