@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::reference::{example_yaml, fill, markdown};
 use crate::suggest::nearest;
-use crate::value::{Choice, range};
+use crate::value::{Choice, Value as _, range};
 use crate::{ByteSize, Secret, effective_json, effective_of, effective_table};
 
 section! {
