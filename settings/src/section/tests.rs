@@ -89,6 +89,27 @@ fn the_first_variable_that_is_set_wins() {
 }
 
 #[test]
+fn a_flag_beats_the_environment_and_the_last_one_the_others() {
+    let flag = |text: &str| crate::Override {
+        path: "max_size".to_owned(),
+        text: text.to_owned(),
+        source: Source::Flag("--size"),
+    };
+    let options = LoadOptions {
+        overrides: vec![flag("2 MiB"), flag("3 MiB")],
+        ..LoadOptions::default()
+    };
+    let document = Document::parse("t.yaml", b"max_size: 5 MiB\n").unwrap();
+    let environment = Environment::default().with("T_SIZE", "4 MiB");
+    let size = load::<Top>(Some(&document), &environment, &options).unwrap();
+    let size = size.value.max_size;
+    assert_eq!(size.value, ByteSize::mib(3));
+    assert_eq!(size.source, Source::Flag("--size"));
+    assert_eq!(size.source.kind(), "flag");
+    assert_eq!(Source::Detected("a file".into()).kind(), "detected");
+}
+
+#[test]
 fn items_of_lists_are_named_by_index_and_line() {
     check(
         "things:\n- level: 1\n- level: 10\n- main_colour: gren\n",
