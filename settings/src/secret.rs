@@ -66,3 +66,31 @@ impl fmt::Debug for Secret {
         f.write_str("Secret(not shown)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_64_hexadecimal_digits_of_either_case() {
+        let digits = "00112233445566778899aabbccddeeff".repeat(2);
+        let key = AuthKey::from_hex(&digits).expect("a key");
+        assert_eq!(key.to_hex(), digits);
+        assert!(AuthKey::from_hex(&digits.to_uppercase()) == Some(key));
+        for len in [0, 2, 62, 63] {
+            assert!(AuthKey::from_hex(&digits[..len]).is_none(), "{len} digits");
+        }
+        for more in ["0", "00"] {
+            assert!(AuthKey::from_hex(&format!("{digits}{more}")).is_none());
+        }
+        assert!(AuthKey::from_hex(&digits.replace('f', "g")).is_none());
+    }
+
+    #[test]
+    fn what_is_secret_is_not_in_its_debug_output() {
+        let key = AuthKey::new([0xab; 32]);
+        assert_eq!(format!("{key:?}"), "AuthKey(not shown)");
+        let secret = Secret::new("hunter2");
+        assert_eq!(format!("{secret:?}"), "Secret(not shown)");
+    }
+}

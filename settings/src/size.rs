@@ -117,6 +117,23 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_is_a_power_of_1000_or_with_an_i_of_1024() {
+        for (text, bytes) in [
+            ("1 B", 1),
+            ("1 KB", 1_000),
+            ("1 KiB", 1_024),
+            ("1 MB", 1_000_000),
+            ("1 MiB", 1_048_576),
+            ("1 GB", 1_000_000_000),
+            ("1 GiB", 1_073_741_824),
+            ("1 TB", 1_000_000_000_000),
+            ("1 TiB", 1_099_511_627_776),
+        ] {
+            check(text, Some(bytes));
+        }
+    }
+
+    #[test]
     fn what_is_not_a_size_is_refused() {
         for text in [
             "",

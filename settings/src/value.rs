@@ -403,3 +403,33 @@ impl<T: Value> Value for Vec<T> {
         self.iter().map(T::to_json).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_digits_or_hexadecimal_and_finite() {
+        for (text, expected) in [("0", 0), ("255", 255), ("0xff", 255), ("0x0A", 10)] {
+            assert_eq!(u8::from_text(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "", "256", "-1", "+1", "0x", "0x+1", "0x100", "1.0", "1e1", " 1", "1_0",
+        ] {
+            assert!(u8::from_text(text).is_err(), "{text}");
+        }
+        for text in ["0.01", "-1", "1e-3"] {
+            assert!(f64::from_text(text).is_ok(), "{text}");
+        }
+        for text in ["", "inf", "-inf", "NaN", "1e999", "0,5"] {
+            assert!(f64::from_text(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_range_has_both_its_ends() {
+        for (number, is_inside) in [(0, false), (1, true), (7, true), (8, false)] {
+            assert_eq!(range(&number, 1, 7, "").is_ok(), is_inside, "{number}");
+        }
+    }
+}

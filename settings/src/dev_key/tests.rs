@@ -61,6 +61,17 @@ fn a_key_file_that_others_can_read_is_refused() {
 }
 
 #[test]
+fn a_key_file_of_another_user_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let made = load_or_create(Some(home.path())).unwrap();
+    // Only root can give a file away; whoever can't has shown that nobody else put it there.
+    if std::os::unix::fs::chown(&made.path, Some(65_534), None).is_ok() {
+        let error = load_or_create(Some(home.path())).unwrap_err().to_string();
+        assert!(error.contains("belongs to user 65534"), "{error}");
+    }
+}
+
+#[test]
 fn damaged_or_linked_key_files_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let made = load_or_create(Some(home.path())).unwrap();

@@ -143,6 +143,15 @@ fn items_of_lists_are_named_by_index_and_line() {
 }
 
 #[test]
+fn one_field_in_both_its_spellings_is_refused() {
+    check(
+        "max_size: 1 GiB\nmaxSize: 2 GiB\n",
+        &[],
+        expect!["t.yaml:2: max_size is set twice, as max_size and as maxSize; keep one of them"],
+    );
+}
+
+#[test]
 fn a_secret_in_the_wrong_place_is_not_quoted() {
     check(
         "token: [hunter2]\n",
