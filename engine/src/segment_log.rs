@@ -29,6 +29,7 @@ use slab::Slab;
 
 use crate::api::DriveIdx;
 use crate::clock::Tick;
+use crate::config::{EngineConfig, Mode};
 use crate::drive::{Io, IoDone, IoId};
 use crate::engine::Membership;
 use crate::index::{KeyHash, Location};
@@ -126,6 +127,20 @@ pub(crate) struct LogConfig {
     pub(crate) flap_threshold: u32,
     /// A drive that is taken out stays out.
     pub(crate) blacklist: bool,
+}
+
+impl LogConfig {
+    /// What a store's configuration means for one of its drives.
+    pub(crate) fn of(drive: u8, config: &EngineConfig) -> Self {
+        Self {
+            drive,
+            sync: config.sync,
+            verify: config.verify,
+            eviction: config.eviction,
+            flap_threshold: config.flap_threshold,
+            blacklist: config.mode == Mode::Direct,
+        }
+    }
 }
 
 /// Tombstones that were published while changes of lower versions were in flight, and few others:

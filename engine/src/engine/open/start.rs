@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::restore::count_live;
 use super::{Drives, Found, Shared, Tables};
-use crate::config::{EngineConfig, Mode, locked_bytes};
+use crate::config::{Mode, locked_bytes};
 use crate::drive::inbox::{Inbox, Wake};
 use crate::drive::media::Media;
 use crate::drive::thread::{DriveHandle, DriveThread};
@@ -62,7 +62,7 @@ pub(in crate::engine) fn logs(
         logs.push(match part {
             Ok((media, superblock, ring, dropped, has_dropped)) => {
                 let segments = segments.expect("a ready drive has segments");
-                let config = log_config(&tables.config, idx);
+                let config = LogConfig::of(idx, &tables.config);
                 let buffers = buffers()?;
                 let mut log = DriveLog::new(
                     config,
@@ -83,17 +83,6 @@ pub(in crate::engine) fn logs(
         });
     }
     Ok(logs)
-}
-
-fn log_config(config: &EngineConfig, drive: u8) -> LogConfig {
-    LogConfig {
-        drive,
-        sync: config.sync,
-        verify: config.verify,
-        eviction: config.eviction,
-        flap_threshold: config.flap_threshold,
-        blacklist: config.mode == Mode::Direct,
-    }
 }
 
 /// Starts the drives' threads; what they share comes to life with them.
