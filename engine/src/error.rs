@@ -167,10 +167,12 @@ pub enum OpenError {
     #[error("engine configuration")]
     Config(#[source] ConfigError),
     /// The pool can't be mapped.
-    #[error("map the pool of {bytes} bytes (memory.max_size)")]
+    #[error("map the pool of {bytes} bytes ({field})")]
     Pool {
         /// Its size.
         bytes: u64,
+        /// The key that sets it.
+        field: &'static str,
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -193,7 +195,7 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
-    /// The completion queue or a thread can't be made.
+    /// A thread, or what it works with, can't be made.
     #[error("start {what}")]
     Start {
         /// What.

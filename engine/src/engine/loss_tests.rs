@@ -162,6 +162,7 @@ fn direct_mode_refuses_to_start_without_huge_pages() {
     let error = Engine::open(config, EngineMetrics::detached()).expect_err("refused");
     let OpenError::Pool { source, .. } = error else {
         panic!("{error:?}")
+    assert!(error.to_string().contains("memory.max_size"), "{error}");
     };
     let text = source.to_string();
     assert!(text.contains("sysctl vm.nr_hugepages=8388608"), "{text}");

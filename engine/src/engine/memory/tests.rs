@@ -2,8 +2,8 @@ use memkv_telemetry::EvictionReason;
 
 use crate::engine::harness::{Client, crc_of, value_of};
 use crate::{
-    Attrs, Class, CompletionResult, Condition, Engine, EngineConfig, EngineMetrics, Put, PutError,
-    Step, Token,
+    Attrs, Class, CompletionResult, Condition, Engine, EngineConfig, EngineMetrics, HugePages, Put,
+    PutError, Step, Token,
 };
 
 fn small() -> EngineConfig {
@@ -241,6 +241,20 @@ fn two_values_that_fill_the_store_only_one_by_one_take_turns() {
     assert!(matches!(step, Ok(Step::Ready(_))), "{step:?}");
     assert!(!client.exists(b"first"));
     assert!(client.get(b"second") == Some(value));
+}
+
+#[test]
+fn pool_that_cannot_be_mapped_is_told_by_the_field_that_sets_its_size() {
+    let config = EngineConfig {
+        // More than anybody has reserved.
+        huge_pages: HugePages::Required,
+        ..EngineConfig::memory(1 << 44)
+    };
+    let error = Engine::open(config, EngineMetrics::detached()).expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "map the pool of 17592186044416 bytes (storage.max_size)"
+    );
 }
 
 #[test]

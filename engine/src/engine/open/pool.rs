@@ -32,14 +32,14 @@ pub(super) fn open(
     config: &EngineConfig,
     metrics: &EngineMetrics,
 ) -> Result<(SlabPool, Vec<String>), OpenError> {
-    let memory = config.mode == Mode::Memory;
-    let bytes = if memory {
-        config.memory_bytes
-    } else {
-        config.pool_bytes
+    // In memory mode the pool is the store.
+    let (bytes, field) = match config.mode {
+        Mode::Memory => (config.memory_bytes, "storage.max_size"),
+        Mode::Direct | Mode::File => (config.pool_bytes, "memory.max_size"),
     };
     let fault = |source: Box<dyn std::error::Error + Send + std::marker::Sync>| OpenError::Pool {
         bytes,
+        field,
         source,
     };
     let pages = match (config.huge_pages, config.mode) {

@@ -194,14 +194,13 @@ fn make(
 
 /// Buffers for a drive's batches and metadata.
 fn buffers() -> Result<SlabPool, OpenError> {
-    let bytes = BUFFERS * BUFFER_BYTES;
-    let fault = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Pool {
-        bytes: bytes as u64,
-        source,
+    let fault = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Start {
+        what: "a drive's buffers",
+        source: io::Error::other(source),
     };
     let pages = PagePolicy::Plain;
     let mapping = MappingConfig {
-        bytes,
+        bytes: BUFFERS * BUFFER_BYTES,
         pages,
         numa_node: None,
         prefault_threads: 0,
