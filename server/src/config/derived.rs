@@ -1,6 +1,7 @@
 //! What follows from a configuration: what the store is opened with, and what a reload leaves for a restart.
 
 use memkv_engine::{DriveConfig, EngineConfig, HugePages, Mode, Sync, Verify};
+use memkv_settings::{Effective, Source};
 
 use super::{Backend, Config, Drive, HugepageMode, SyncMode, VerifyMode};
 
@@ -57,7 +58,8 @@ impl Config {
         }
     }
 
-    /// Keys of `other` that differ from this, the running configuration, and need a restart.
+    /// Keys of `other` that differ from this, the running configuration, and need a restart; but none that follows from
+    /// others in both, because nobody changed that.
     pub(crate) fn needs_restart(&self, other: &Config) -> Vec<String> {
         const RELOADED: [&str; 4] = [
             "network.auth_key",
@@ -65,11 +67,22 @@ impl Config {
             "network.tls_cert",
             "network.tls_key",
         ];
-        self.effective()
-            .iter()
-            .zip(other.effective())
-            .filter(|(ours, theirs)| ours.value != theirs.value)
-            .map(|(ours, _)| ours.path.clone())
+        fn find<'a>(config: &'a Config, path: &str) -> Option<&'a Effective> {
+            config.effective().iter().find(|one| one.path == path)
+        }
+        let is_derived = |one: &Effective| matches!(one.source, Source::Detected(_));
+        let is_changed = |ours: &&Effective| {
+            find(other, &ours.path).is_none_or(|theirs| {
+                ours.value != theirs.value && !(is_derived(ours) && is_derived(theirs))
+            })
+        };
+        let changed = self.effective().iter().filter(is_changed);
+        // Those of a drive more.
+        let added = other.effective().iter();
+        let added = added.filter(|theirs| find(self, &theirs.path).is_none());
+        changed
+            .chain(added)
+            .map(|one| one.path.clone())
             .filter(|key| !RELOADED.contains(&key.as_str()))
             .collect()
     }

@@ -174,9 +174,6 @@ fn what_a_reload_cant_change_is_named() {
     )
     .unwrap();
     let reloaded = server.running().reload(config).unwrap();
-    // In memory mode the pool is the store, and the bound on what is under way is half of it unless it is set.
-    assert_eq!(
-        reloaded.needs_restart,
-        ["storage.max_size", "limits.max_in_flight"]
-    );
+    // The bound on what is under way is half of it now, but nobody has set that.
+    assert_eq!(reloaded.needs_restart, ["storage.max_size"]);
 }

@@ -158,3 +158,27 @@ fn the_environment_alone_asks_the_store_for_traces_of_double_frees() {
     let plain = load(&small(""), &Environment::default()).unwrap();
     assert!(!plain.engine().double_free_trace);
 }
+
+#[test]
+fn what_needs_a_restart_is_what_was_changed_and_nothing_that_follows_from_it() {
+    let check = |ours: &str, theirs: &str, expected: &[&str]| {
+        let load = |more: &str| load(&small(more), &Environment::default()).unwrap();
+        assert_eq!(load(ours).needs_restart(&load(theirs)), expected);
+    };
+    check("", "", &[]);
+    // Half of it is what may be under way, as long as nobody sets that.
+    check("", "memory:\n  max_size: 2 GiB\n", &["memory.max_size"]);
+    check(
+        "",
+        "limits:\n  max_in_flight: 1 MiB\n",
+        &["limits.max_in_flight"],
+    );
+    check(
+        "limits:\n  max_in_flight: 1 MiB\n",
+        "",
+        &["limits.max_in_flight"],
+    );
+    let drive = ["storage.drives[1].media", "storage.drives[1].max_size"];
+    check("", "    - media: /tmp/d1\n", &drive);
+    check("    - media: /tmp/d1\n", "", &drive);
+}
