@@ -217,7 +217,7 @@ fn errors() -> Vec<Panel> {
             Unit::CountsPerSecond,
             8,
             "Values whose checksum didn't match, by where it was noticed. put is damage on the way \
-             here; read, recovery and scrub are damage on a drive or in memory.",
+             here; read and recovery are damage on a drive or in memory.",
         )
         .target("{{source}}", Q.rate(&s::CRC_MISMATCHES_TOTAL, &["source"], &[])),
         Panel::new(

@@ -214,8 +214,6 @@ closed! {
         Write = "write",
         /// Make what was written durable.
         Flush = "flush",
-        /// Tell the drive that a range is unused.
-        Discard = "discard",
     }
 }
 
@@ -242,8 +240,6 @@ closed! {
         Read = "read",
         /// At start.
         Recovery = "recovery",
-        /// By the scrubber.
-        Scrub = "scrub",
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use memkv_telemetry::EvictionReason;
+use memkv_telemetry::{CrcSource, EvictionReason};
 
 use super::harness::{Client, value_of};
 use super::tests::files;
@@ -295,6 +295,50 @@ fn corrupt_record_and_extent_are_typed_errors_then_misses() {
     assert_eq!(client.engine.status().drives[0].corruptions, 3);
     assert_eq!(metrics.evictions(EvictionReason::Corrupt), 3);
     stop(client);
+}
+
+/// Opens a store whose damage recovery must meet: one value is gone, and counted.
+fn one_is_lost_at_the_start(config: EngineConfig, key: &[u8]) {
+    let metrics = EngineMetrics::detached();
+    let client = Client::new(Engine::open(config, metrics.clone()).expect("opens"));
+    assert!(!client.exists(key));
+    assert_eq!(client.get(key), None);
+    assert_eq!(client.get(b"sound").as_deref(), Some(&b"x"[..]));
+    assert_eq!(metrics.crc_mismatches(CrcSource::Recovery), 1);
+    assert_eq!(metrics.crc_mismatches(CrcSource::Read), 0);
+    assert_eq!(client.engine.status().drives[0].corruptions, 1);
+    stop(client);
+}
+
+#[test]
+fn record_that_recovery_finds_corrupt_is_counted_as_found_there() {
+    let dir = tempfile::tempdir().expect("dir");
+    let client = Client::open(files(dir.path(), 1, 32 * MIB));
+    let value = value_of(1, 9000);
+    client.put(b"damaged", &value).expect("put");
+    client.put(b"sound", b"x").expect("put");
+    // As a kill leaves it: a copy of the drive while it is in use.
+    let copy = tempfile::tempdir().expect("dir");
+    let path = copy.path().join("drive0");
+    fs::copy(dir.path().join("drive0"), &path).expect("copy");
+    overwrite(&path, find(&path, &value[4000..4064]), b"!!!!");
+    one_is_lost_at_the_start(files(copy.path(), 1, 32 * MIB), b"damaged");
+}
+
+#[test]
+fn corrupt_part_list_costs_its_value_and_is_counted() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = files(dir.path(), 1, 32 * MIB);
+    let client = Client::open(config.clone());
+    client.put(b"striped", &value_of(1, 3 << 20)).expect("put");
+    client.put(b"sound", b"x").expect("put");
+    let part_bytes = client.engine.shared.tables.part_bytes;
+    stop(client);
+    let path = &config.drives[0].media;
+    let head = [part_bytes, (3u64 << 20).div_ceil(part_bytes)];
+    let head: Vec<u8> = head.iter().flat_map(|n| n.to_le_bytes()).collect();
+    overwrite(path, find(path, &head) + 17, b"!");
+    one_is_lost_at_the_start(config, b"striped");
 }
 
 #[test]

@@ -98,6 +98,8 @@ pub(crate) struct Recovered {
     pub(crate) dropped: u64,
     /// Some of them are rows of the journal.
     pub(crate) has_dropped_rows: bool,
+    /// Of these, records whose header is whole and whose checksum is wrong.
+    pub(crate) mismatches: u64,
 }
 
 /// Reads a drive. With `verify`, extents that were written after the last flush on record are looked
@@ -136,6 +138,7 @@ pub(crate) fn recover(
             last_version,
             dropped: 0,
             has_dropped_rows: false,
+            mismatches: 0,
             superblock,
         },
         verify,
@@ -420,6 +423,7 @@ impl Recovery<'_> {
             });
             let Some((header, key)) = whole else {
                 self.found.dropped += u64::from(record.is_some());
+                self.found.mismatches += u64::from(record.is_some());
                 at = (at + 1).next_multiple_of(PAGE);
                 continue;
             };

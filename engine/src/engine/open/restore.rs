@@ -6,7 +6,7 @@ use super::Found;
 use super::versions::merge;
 use crate::drive::media::Media;
 use crate::entry::Meta;
-use crate::index::{Cursor, If, Index, KeyHasher, Location};
+use crate::index::{Cursor, If, Index, KeyHash, KeyHasher, Location};
 use crate::segment_log::bytes::{PAGE, crc_of, page_up};
 use crate::segment_log::record::{self, Header};
 use crate::segment_log::recover::Replay;
@@ -71,15 +71,16 @@ fn list_at(drives: &[Found], list: &Location) -> Option<(Header, Vec<u8>, Vec<u8
 /// Drive, segment and offset of an extent.
 type Place = (u8, u32, u32);
 
-/// Reads the part lists of all striped values; one that misses a part is no value.
+/// Reads the part lists of all striped values; one that misses a part is no value, nor is one whose
+/// list can't be read.
 fn load_stripes(
     index: &Index,
     hasher: &KeyHasher,
-    drives: &[Found],
+    drives: &mut [Found],
     members: &[u16],
     table: &StripeTable,
 ) -> HashSet<Place> {
-    let mut lists = HashSet::new();
+    let mut lists = HashMap::new();
     let mut cursor = Some(Cursor(0));
     while let Some(at) = cursor {
         let mut entries = Vec::new();
@@ -87,12 +88,19 @@ fn load_stripes(
         let stripes = entries
             .iter()
             .filter(|entry| entry.location.kind == KIND_STRIPES);
-        lists.extend(stripes.map(|entry| entry.location));
+        lists.extend(stripes.map(|entry| (entry.location, entry.partial_hash)));
     }
     let mut used = HashSet::new();
-    for list in lists {
+    for (list, hash) in lists {
         let Some((header, key, body)) = list_at(drives, &list) else {
-            tracing::warn!(drive = list.drive_idx, "a part list can't be read");
+            if let Some(Found::Ready { recovered, .. }) =
+                drives.get_mut(usize::from(list.drive_idx))
+            {
+                recovered.dropped += 1;
+                recovered.mismatches += 1;
+            }
+            tracing::error!(drive = list.drive_idx, "a part list is corrupt; dropped");
+            index.remove(KeyHash(hash.0), If::At(list));
             continue;
         };
         let hash = hasher.hash(header.namespace, &key);

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use memkv_telemetry::CrcSource;
 use parking_lot::Mutex;
 
 use super::restore::count_live;
@@ -44,9 +45,13 @@ pub(in crate::engine) fn logs(
                     segments: list,
                     ring,
                     dropped,
+                    mismatches,
                     has_dropped_rows,
                     ..
                 } = *recovered;
+                for _ in 0..mismatches {
+                    tables.metrics.crc_mismatch(CrcSource::Recovery);
+                }
                 segments.push(Some(Segments::new(superblock.geometry, list)));
                 parts.push(Ok((media, superblock, ring, dropped, has_dropped_rows)));
             }
