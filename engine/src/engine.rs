@@ -33,6 +33,7 @@ pub(crate) mod image;
 pub(crate) mod inspect;
 #[cfg(test)]
 mod kill_tests;
+mod loss;
 #[cfg(test)]
 mod loss_tests;
 mod memory;

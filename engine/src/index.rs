@@ -369,6 +369,26 @@ impl Index {
         }
     }
 
+    /// Makes all entries of a drive vanish, and returns how many there were: about as many, where
+    /// changes go on.
+    ///
+    /// # Panics
+    /// If there is no such drive.
+    pub fn forget_drive(&self, drive_idx: u8) -> u64 {
+        let (mut count, mut cursor) = (0, Some(Cursor(0)));
+        let mut entries = Vec::new();
+        while let Some(at) = cursor {
+            entries.clear();
+            cursor = self.scan(at, 4096, &mut entries);
+            let ours = |entry: &&Entry| entry.location.drive_idx == drive_idx;
+            count += entries.iter().filter(ours).count() as u64;
+        }
+        for segment in 0..self.generations[usize::from(drive_idx)].len() {
+            self.reclaim_segment(drive_idx, segment as u32);
+        }
+        count
+    }
+
     fn segment(&self, drive_idx: u8, segment_idx: u32) -> &AtomicU8 {
         &self.generations[usize::from(drive_idx)][segment_idx as usize]
     }

@@ -59,6 +59,16 @@ impl StripeTable {
         self.known.lock().insert(stripes.hash.0, Arc::new(stripes))
     }
 
+    /// The values of which a drive has a part or the list.
+    pub(crate) fn on_drive(&self, drive: u8) -> Vec<Arc<Stripes>> {
+        let known = self.known.lock();
+        let places = |stripes: &Stripes| {
+            let mut places = stripes.parts.iter().chain([&stripes.list]);
+            places.any(|place| place.drive_idx == drive)
+        };
+        known.values().filter(|one| places(one)).cloned().collect()
+    }
+
     /// Takes a value out, if it is the one that this list names.
     pub(crate) fn take(&self, hash: KeyHash, list: &Location) -> Option<Arc<Stripes>> {
         let mut known = self.known.lock();

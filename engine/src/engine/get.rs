@@ -8,7 +8,7 @@ use crate::api::{Cursor, Get, ScanEntry, ScanPage, Step, Tier, Token};
 use crate::cache::CacheKey;
 use crate::entry::Meta;
 use crate::error::{GetError, ScanError};
-use crate::index::{self, KeyHash};
+use crate::index::{self, KeyHash, Location};
 use crate::lease::ReadLease;
 use crate::queue::CompletionSender;
 use crate::segment_log::segment::KIND_STRIPES;
@@ -127,13 +127,26 @@ impl Shared {
                 *hash = self.tables.hasher.hash(namespace, key);
             }
             self.tables.index.get_many(hashes, found);
-            for (out, found) in out.iter_mut().zip(found) {
-                *out = found.is_some_and(|at| {
-                    self.tables.drives.serves(at.drive_idx)
-                        && !self.tables.index.expired(&at, || self.unix_ms())
-                });
+            let keys = keys.iter().zip(hashes).map(|(key, hash)| CacheKey {
+                hash: *hash,
+                namespace,
+                key,
+            });
+            for ((out, found), key) in out.iter_mut().zip(found).zip(keys) {
+                let serves = |at: &Location| self.tables.drives.serves(at.drive_idx);
+                *out = match found.filter(serves) {
+                    Some(at) => !self.tables.index.expired(&at, || self.unix_ms()),
+                    None => self.outlives_its_drive(&key),
+                };
             }
         }
+    }
+
+    /// Whether RAM still has a value that is on no drive any more: its segment was reclaimed, or its
+    /// drive is lost. Reads are answered with it, so it exists.
+    fn outlives_its_drive(&self, key: &CacheKey<'_>) -> bool {
+        // In memory mode the index has all that is in RAM.
+        !self.tables.in_memory() && self.tables.cached_version(key, || self.unix_ms()).is_some()
     }
 
     pub(super) fn scan(

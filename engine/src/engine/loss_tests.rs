@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use memkv_telemetry::EvictionReason;
+
 use super::harness::{Client, value_of};
 use super::tests::files;
 use crate::drive::faulty::Faults;
@@ -160,9 +162,9 @@ fn direct_mode_refuses_to_start_without_huge_pages() {
         ..direct(&dir)
     };
     let error = Engine::open(config, EngineMetrics::detached()).expect_err("refused");
+    assert!(error.to_string().contains("memory.max_size"), "{error}");
     let OpenError::Pool { source, .. } = error else {
         panic!("{error:?}")
-    assert!(error.to_string().contains("memory.max_size"), "{error}");
     };
     let text = source.to_string();
     assert!(text.contains("sysctl vm.nr_hugepages=8388608"), "{text}");
@@ -242,26 +244,103 @@ fn values_of_a_lost_drive_miss_and_those_of_others_are_read() {
         ..files(dir.path(), 3, 32 << 20)
     };
     let faults = Faults::plan(&config.drives[2].media);
-    let client = Client::open(config);
+    let metrics = EngineMetrics::detached();
+    let client = Client::new(Engine::open(config, metrics.clone()).expect("open"));
     assert_eq!(put_all(&client, 0).len(), 150);
+    // Longer than an extent, so that every drive has a part of it.
+    let striped = value_of(7, 5 << 20);
+    client.put(b"striped", &striped).expect("put");
+    let on_it = |client: &Client| client.engine.shared.tables.index.len();
+    let before = on_it(&client);
     faults.io.store(true, Ordering::SeqCst);
     let mut key = 0u64;
     while matches!(client.get_in(0, &key.to_le_bytes()), Ok(Some(_))) {
         key += 1;
     }
     why_down(&client, 2);
+    assert!(!client.exists(b"striped"), "a part less is no value");
+    assert_eq!(client.get(b"striped"), None);
     let (mut hits, mut misses) = (0, 0);
     for key in 0..150u64 {
+        // What is still in RAM is served, so it exists; asked for first, because a read evicts.
+        let exists = client.exists(&key.to_le_bytes());
         match client.get_in(0, &key.to_le_bytes()).expect("no error") {
             Some(value) => {
                 assert!(value == value_of(key, 100_000), "key {key}");
+                assert!(exists, "key {key}");
                 hits += 1;
             }
             None => {
-                assert!(!client.exists(&key.to_le_bytes()), "key {key}");
+                assert!(!exists, "key {key}");
                 misses += 1;
             }
         }
     }
     assert!(hits > 50 && misses > 5, "{hits} hits, {misses} misses");
+    let lost = metrics.evictions(EvictionReason::DriveLost) as usize;
+    assert!(lost >= misses + 1, "{lost} counted, {misses} miss");
+    let left = (0..150u64).filter(|key| {
+        let hash = client
+            .engine
+            .shared
+            .tables
+            .hasher
+            .hash(0, &key.to_le_bytes());
+        client.engine.shared.tables.locate(hash).is_some()
+    });
+    assert_eq!(left.count() + lost, before);
+}
+
+/// A value of a lost drive that RAM still has, and one of those that it hasn't.
+fn in_ram_and_not(client: &Client) -> (u64, u64) {
+    let exists = |key: &u64| client.exists(&key.to_le_bytes());
+    let is_located = |key: &u64| {
+        let hash = client
+            .engine
+            .shared
+            .tables
+            .hasher
+            .hash(0, &key.to_le_bytes());
+        client.engine.shared.tables.locate(hash).is_some()
+    };
+    let off_drive = || (0..150u64).filter(|key| !is_located(key));
+    let kept = off_drive().find(exists).expect("RAM holds some");
+    let gone = off_drive().find(|key| !exists(key)).expect("not all");
+    (kept, gone)
+}
+
+#[test]
+fn exists_get_delete_and_conditions_agree_on_what_only_ram_still_has_of_a_lost_drive() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = EngineConfig {
+        flap_threshold: 1,
+        ..files(dir.path(), 2, 32 << 20)
+    };
+    let faults = Faults::plan(&config.drives[1].media);
+    let client = Client::open(config);
+    assert_eq!(put_all(&client, 0).len(), 150);
+    faults.io.store(true, Ordering::SeqCst);
+    // Its keys' puts fail until it is lost and the other has that on record.
+    let until = Instant::now() + Duration::from_secs(30);
+    let put = |key: u64| client.put(&key.to_le_bytes(), b"probe").is_ok();
+    while !(1000..1020).all(put) {
+        assert!(Instant::now() < until, "its keys find no other drive");
+    }
+    let (kept, gone) = in_ram_and_not(&client);
+    let if_absent = |key: u64| {
+        let attrs = crate::Attrs::default();
+        let key = key.to_le_bytes();
+        let put = client.put_with(0, &key, b"new", attrs, crate::Condition::IfAbsent);
+        put.is_ok()
+    };
+    assert!(!if_absent(kept), "it is there");
+    assert!(if_absent(gone), "it isn't");
+    assert_eq!(
+        client.get(&kept.to_le_bytes()),
+        Some(value_of(kept, 100_000))
+    );
+    assert!(client.delete(&kept.to_le_bytes()).expect("delete"));
+    assert!(!client.exists(&kept.to_le_bytes()));
+    assert_eq!(client.get(&kept.to_le_bytes()), None);
+    assert!(!client.delete(&kept.to_le_bytes()).expect("delete"));
 }

@@ -129,6 +129,7 @@ impl Shared {
         }
         let down = effects.down.take()?;
         if let Some(membership) = self.tables.drives.lost(drive) {
+            self.forget_drive(drive);
             for left in self.tables.drives.serving() {
                 self.post(left, Event::Members(membership));
             }

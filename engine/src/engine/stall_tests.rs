@@ -62,6 +62,29 @@ fn full_index_evicts_although_segments_are_free() {
 }
 
 #[test]
+fn value_that_left_its_drive_exists_as_long_as_ram_serves_it() {
+    let dir = tempfile::tempdir().expect("dir");
+    let client = Client::open(files(dir.path(), 1, 16 << 20));
+    let is_on_drive = || {
+        let tables = &client.engine.shared.tables;
+        tables.locate(tables.hasher.hash(0, b"hot")).is_some()
+    };
+    client.put(b"hot", &value_of(0, 1000)).expect("put");
+    // Whoever reads it all the time keeps it in RAM while others fill the drive.
+    let mut key = 0u64;
+    while is_on_drive() {
+        key += 1;
+        assert!(key < 1000, "its segment is never reclaimed");
+        let other = value_of(key, 60_000);
+        client.put(&key.to_le_bytes(), &other).expect("put");
+        assert!(client.get(b"hot") == Some(value_of(0, 1000)), "put {key}");
+    }
+    assert!(client.exists(b"hot") && client.get(b"hot").is_some());
+    assert!(client.delete(b"hot").expect("delete"));
+    assert!(!client.exists(b"hot") && client.get(b"hot").is_none());
+}
+
+#[test]
 fn full_index_of_long_keys_evicts_too() {
     let dir = tempfile::tempdir().expect("dir");
     let client = Client::open(files(dir.path(), 1, 16 << 20));

@@ -100,6 +100,18 @@ impl Tables {
         self.drives.serves(location.drive_idx).then_some(location)
     }
 
+    /// The version of a value in RAM that hasn't expired at a time, which is only asked for where it
+    /// may have. It may be on no drive any more, and is served all the same.
+    pub(crate) fn cached_version(
+        &self,
+        key: &CacheKey<'_>,
+        unix_ms: impl FnOnce() -> u64,
+    ) -> Option<u64> {
+        let meta = self.cache.peek(key)?.meta;
+        let live = meta.attrs.expiry_ms == 0 || !meta.expired(unix_ms());
+        live.then_some(meta.version)
+    }
+
     /// Where a change of a key goes: to the drive that has it, else always to the same one, and
     /// while that is lost to another, see [`DriveSet::instead_of`].
     pub(crate) fn home(&self, hash: KeyHash) -> Option<u8> {
@@ -183,6 +195,11 @@ impl Tables {
         if count > 0 {
             self.metrics.evicted(EvictionReason::Expired, count, 0);
         }
+    }
+
+    /// Counts entries that went with their drive.
+    pub(crate) fn count_lost(&self, count: u64) {
+        self.metrics.evicted(EvictionReason::DriveLost, count, 0);
     }
 
     pub(crate) fn evictions(&self) -> u64 {

@@ -85,13 +85,15 @@ impl DriveLog {
                 };
                 let index = &context.tables.index;
                 let location = context.tables.locate(put.hash);
-                let live = location.filter(|at| !index.expired(at, || context.unix_ms));
-                let Some(location) = live else {
-                    return Some(self.judge(context, op, None));
+                let cached = context.tables.cached_version(&key, || context.unix_ms);
+                let Some(location) = location else {
+                    return Some(self.judge(context, op, cached));
                 };
-                if let Some(hit) = context.tables.cache.peek(&key) {
-                    let current = (!hit.meta.expired(context.unix_ms)).then_some(hit.meta.version);
-                    return Some(self.judge(context, op, current));
+                if index.expired(&location, || context.unix_ms) {
+                    return Some(self.judge(context, op, None));
+                }
+                if cached.is_some() {
+                    return Some(self.judge(context, op, cached));
                 }
                 if usize::from(location.drive_idx) != usize::from(self.config.drive) {
                     return Some(self.judge(context, op, Some(0)));
