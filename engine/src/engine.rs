@@ -44,6 +44,8 @@ mod outside;
 mod put;
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod room_tests;
 mod shared;
 #[cfg(test)]
 mod stall_tests;

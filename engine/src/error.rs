@@ -41,6 +41,15 @@ pub enum PutError {
         /// Bytes that there are.
         capacity: u64,
     },
+    /// The file system under the drive is full. What is stored can still be read.
+    #[error("no room on drive {drive}: free space in its file system")]
+    DriveFull {
+        /// The drive.
+        drive: DriveIdx,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The condition doesn't hold.
     #[error("the condition of the put doesn't hold")]
     ConditionFailed {
@@ -122,6 +131,15 @@ pub enum DeleteError {
         len: usize,
         /// The longest that goes.
         bound: usize,
+    },
+    /// The drive, or the file system under it, has no room for the tombstone.
+    #[error("no room for a tombstone on drive {drive}: free space in its file system")]
+    DriveFull {
+        /// The drive.
+        drive: DriveIdx,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
     },
     /// The drive can't take the tombstone.
     #[error("write a tombstone to drive {drive}")]
@@ -256,6 +274,23 @@ pub enum DriveOpenError {
         path: PathBuf,
         /// Its size.
         bytes: u64,
+        /// What there is.
+        free: u64,
+    },
+    /// Its file has holes, and its file system is too full to fill them: puts would fail.
+    #[error(
+        "{} has {bytes} bytes, {missing} of them without room in its file system, which has {free} \
+         bytes free; free some space, or wipe the drive with `memkv setup --force` and set \
+         storage.drives[].max_size to less",
+        path.display()
+    )]
+    Sparse {
+        /// The path.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// What has no room yet.
+        missing: u64,
         /// What there is.
         free: u64,
     },

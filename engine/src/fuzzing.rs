@@ -223,6 +223,7 @@ impl FuzzDrive {
             bytes: DRIVE_BYTES_MIN,
             direct: false,
             chunk_bytes: 1 << 20,
+            is_file: true,
         };
         let block = Superblock {
             generation: 1,

@@ -30,12 +30,13 @@ use slab::Slab;
 use crate::api::DriveIdx;
 use crate::clock::Tick;
 use crate::config::{EngineConfig, Mode};
-use crate::drive::{Io, IoDone, IoId};
+use crate::drive::{Io, IoBuffer, IoDone, IoId};
 use crate::engine::Membership;
 use crate::index::{KeyHash, Location};
 use crate::slab::{ReadMemory, SlabPool};
 use checkpoint::Tombstone;
 use commit::{Frame, JournalState};
+use end::is_no_room;
 pub(crate) use event::{
     Answer, Body, Context, DeleteWork, Effects, Event, MemoryWait, Note, PartRead, PutWork,
     ReadWork, Reply, ReplyTo, Work,
@@ -215,6 +216,11 @@ pub(crate) struct DriveLog {
     members: Option<Membership>,
     /// The checkpoint waits for a buffer.
     checkpoint_stuck: bool,
+    /// When a write of the checkpoint that failed is tried again.
+    checkpoint_again: Option<Tick>,
+    /// Until then no put is tried: a write has just found no room.
+    no_room_until: Tick,
+    tell_no_room: Tick,
     /// Segments whose end is being journalled.
     reclaiming: usize,
     shutdown: bool,
@@ -263,6 +269,9 @@ impl DriveLog {
             has_dropped,
             members: None,
             checkpoint_stuck: false,
+            checkpoint_again: None,
+            no_room_until: Tick(0),
+            tell_no_room: Tick(0),
             reclaiming: 0,
             shutdown: false,
             closed: false,
@@ -304,7 +313,17 @@ impl DriveLog {
 
     /// When the log next wants to be stepped, if nothing happens.
     pub(crate) fn next_timer(&self) -> Option<Tick> {
-        (self.dirty && self.config.sync == crate::config::Sync::Everysec).then_some(self.next_flush)
+        if self.down {
+            return None;
+        }
+        let everysec = self.config.sync == crate::config::Sync::Everysec;
+        let flush = (self.dirty && everysec).then_some(self.next_flush);
+        let waits = !self.journal.pending.is_empty() || self.checkpoint_wanted;
+        let room = (waits && self.no_room_until > Tick(0)).then_some(self.no_room_until);
+        [flush, room, self.checkpoint_again]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(crate) fn capacity_bytes(&self) -> u64 {
@@ -331,6 +350,9 @@ impl DriveLog {
             self.fail_all(context);
             return;
         }
+        if !self.has_no_room(context) {
+            self.no_room_until = Tick(0);
+        }
         self.run_ready(context);
         self.retry_stalled(context);
         self.send_batches(context);
@@ -346,8 +368,10 @@ impl DriveLog {
 
     fn io_done(&mut self, context: &mut Context<'_>, done: IoDone) {
         let purpose = self.purposes.remove(done.id.0);
-        if let Err(why) = &done.result {
-            self.media_error(context, why);
+        match (&done.result, &done.buffer) {
+            (Ok(()), _) => {}
+            (Err(why), IoBuffer::Source(_)) if is_no_room(why) => self.no_room(context, why),
+            (Err(why), _) => self.media_error(context, why),
         }
         match purpose {
             Purpose::Batch {
@@ -355,7 +379,7 @@ impl DriveLog {
                 offset,
                 ops,
             } => {
-                self.batch_done(context, segment, offset, ops, done);
+                self.batch_done(context, (segment, offset), ops, done);
             }
             Purpose::Extent(op) => self.extent_done(context, op, done),
             Purpose::Header(segment) => self.header_done(context, segment, done),

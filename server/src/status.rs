@@ -49,6 +49,7 @@ impl From<&PutError> for Failure {
             PutError::TooLarge { .. } => Self::plain(ErrorCode::TooLarge),
             PutError::BadKey { .. } => Self::plain(ErrorCode::BadKey),
             PutError::NoSpace { .. } => Self::plain(ErrorCode::NoSpace),
+            PutError::DriveFull { .. } => Self::plain(ErrorCode::NoSpace),
             PutError::ConditionFailed { .. } => Self::plain(ErrorCode::ConditionFailed),
             PutError::Io { .. } => Self::plain(ErrorCode::Io),
             PutError::NoDrive => Self::plain(ErrorCode::Io),
@@ -76,6 +77,7 @@ impl From<&DeleteError> for Failure {
         match error {
             DeleteError::Busy { retry_after_us } => Self::busy(*retry_after_us),
             DeleteError::BadKey { .. } => Self::plain(ErrorCode::BadKey),
+            DeleteError::DriveFull { .. } => Self::plain(ErrorCode::NoSpace),
             DeleteError::Io { .. } => Self::plain(ErrorCode::Io),
             DeleteError::Draining => Self::plain(ErrorCode::Draining),
         }
@@ -106,7 +108,12 @@ mod tests {
             drive: DriveIdx(0),
             source: io::Error::other("x"),
         };
+        let full = || PutError::DriveFull {
+            drive: DriveIdx(0),
+            source: io::ErrorKind::StorageFull.into(),
+        };
         check([
+            ((&full()).into(), ErrorCode::NoSpace, 0),
             (
                 (&PutError::Busy { retry_after_us: 7 }).into(),
                 ErrorCode::Busy,
@@ -181,7 +188,12 @@ mod tests {
             drive: DriveIdx(0),
             source: io::Error::other("x"),
         };
+        let full = || DeleteError::DriveFull {
+            drive: DriveIdx(0),
+            source: io::ErrorKind::StorageFull.into(),
+        };
         check([
+            ((&full()).into(), ErrorCode::NoSpace, 0),
             (
                 (&DeleteError::Busy { retry_after_us: 3 }).into(),
                 ErrorCode::Busy,

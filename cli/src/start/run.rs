@@ -38,11 +38,17 @@ impl Reading {
     }
 }
 
+/// SIGXFSZ.
+const FILE_SIZE: rustix::process::Signal = rustix::process::Signal::XFSZ;
+
 /// The signals that we answer.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    /// Caught so that a write beyond a file's limit fails, as one to a full file system does, and
+    /// doesn't end the process.
+    _file_size: Signal,
 }
 
 /// What a signal asks for.
@@ -58,6 +64,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            _file_size: signal(SignalKind::from_raw(FILE_SIZE.as_raw()))?,
         })
     }
 

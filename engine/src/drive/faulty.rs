@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::IoDone;
+use super::{IoBuffer, IoDone};
 
 /// What is to fail on one drive, from now on.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(crate) struct Faults {
     pub(crate) registration: AtomicBool,
     /// Every I/O ends with EIO.
     pub(crate) io: AtomicBool,
+    /// Every write ends with ENOSPC.
+    pub(crate) no_room: AtomicBool,
     /// The backend itself fails, with I/O in flight.
     pub(crate) backend: AtomicBool,
 }
@@ -55,6 +57,10 @@ impl Faults {
         for io in done {
             if io.result.is_ok() {
                 io.result = fails(&self.io);
+            }
+            let full = self.no_room.load(Ordering::SeqCst);
+            if full && matches!(io.buffer, IoBuffer::Source(_)) {
+                io.result = Err(io::Error::from_raw_os_error(libc::ENOSPC));
             }
         }
         Ok(())

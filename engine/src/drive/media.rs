@@ -25,6 +25,8 @@ pub(crate) struct Media {
     pub(crate) direct: bool,
     /// Longest I/O that the device takes whole.
     pub(crate) chunk_bytes: usize,
+    /// A file, not a device.
+    pub(crate) is_file: bool,
 }
 
 impl Media {
@@ -70,6 +72,7 @@ impl Media {
             bytes: 0,
             direct,
             chunk_bytes: chunk_bytes(&file),
+            is_file: !device,
             file: file.into(),
         };
         media.bytes = media.size()?;
@@ -112,6 +115,37 @@ impl Media {
         }
         self.bytes = bytes;
         Ok(())
+    }
+
+    /// Gives every byte of a file that is there already its room, so that no write ever finds none;
+    /// what is in it stays. One that was copied with its holes has less room than bytes.
+    pub(crate) fn fill_holes(&self, bytes: u64) -> Result<(), DriveOpenError> {
+        use rustix::fs::{FallocateFlags, fallocate, fstat, fstatvfs};
+        if !self.is_file {
+            return Ok(());
+        }
+        let held = fstat(&self.file).map_err(|why| self.io("find the room", why.into()))?;
+        let missing = bytes.saturating_sub(held.st_blocks as u64 * 512);
+        let free = fstatvfs(&self.file).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize);
+        let full = || DriveOpenError::Sparse {
+            path: self.path.clone(),
+            bytes,
+            missing,
+            free,
+        };
+        // A try that fails could take all that is left, and keep it.
+        if missing > free {
+            return Err(full());
+        }
+        match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+            // Where a file system can't preallocate, a full one is met by the put that fills it.
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(Errno::NOSPC) => Err(full()),
+            Err(why) => {
+                let remedy = "free some space, or look at the quota of its file system";
+                Err(access("preallocate", &self.path, remedy, why.into()))
+            }
+        }
     }
 
     /// Reads whole pages.

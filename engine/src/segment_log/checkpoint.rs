@@ -27,7 +27,7 @@
 use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, set, u32_at, u64_at};
 use super::journal::{Row, row_len};
 use super::record::{class_byte, class_of};
-use super::segment::{Kind, Segment, State};
+use super::segment::{HeaderState, Kind, Segment, State};
 use crate::index::{Entry, KeyHash, Location, PartialHash};
 
 const MAGIC: u32 = 0x4b72_6b6d;
@@ -84,7 +84,7 @@ pub(crate) fn encode_segment(segment: &Segment, out: &mut Vec<u8>) {
     });
     out.push((segment.kind == Kind::Extents).into());
     out.push(class_byte(segment.class));
-    out.push(segment.header_done.into());
+    out.push((segment.header == HeaderState::Done).into());
     out.extend(segment.opened.to_le_bytes());
     out.extend(segment.end.to_le_bytes());
     out.extend(segment.replay_from().to_le_bytes());
@@ -225,7 +225,10 @@ pub(crate) fn decode(
             opened: u64_at(bytes, 8),
             end: u32_at(bytes, 16),
             // The checkpoint itself says what its header would, which may have been on its way.
-            header_done: state != State::Free,
+            header: match state {
+                State::Free => HeaderState::Missing,
+                _ => HeaderState::Done,
+            },
             covered: state == State::Sealed && u32_at(bytes, 16) == u32_at(bytes, 20),
             ..Segment::free(u32_at(bytes, 0))
         });

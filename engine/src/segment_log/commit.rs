@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::bytes::PAGE;
+use super::end::is_no_room;
 use super::journal::{FRAME_MAX, Ring, Row, RowOp, encode_frame};
-use super::segment::Extent;
+use super::segment::{Extent, HeaderState};
 use super::{Body, Context, DriveLog, Purpose, Work};
 use crate::api::{Committed, CompletionResult};
 use crate::cache::CacheKey;
@@ -103,12 +104,19 @@ const SECOND_NS: u64 = 1_000_000_000;
 impl DriveLog {
     pub(super) fn extent_done(&mut self, context: &mut Context<'_>, op: usize, done: IoDone) {
         self.ops[op].times.note(done.submitted, done.completed);
+        let (Some(location), IoBuffer::Source(written)) = (self.ops[op].location, &done.buffer)
+        else {
+            return;
+        };
         if let Err(why) = done.result {
             self.fail_op(context, op, &why);
+            self.after_failure(location.segment_idx, &why);
             return;
         }
+        let end = location.offset + written.len() as u32;
+        self.segments.written(location.segment_idx, end);
         let change = &self.ops[op];
-        let (Work::Put(work), Some(location)) = (&change.work, change.location) else {
+        let Work::Put(work) = &change.work else {
             return;
         };
         let row = Row {
@@ -133,7 +141,8 @@ impl DriveLog {
 
     /// Writes the next frame, when none is in flight and rows wait.
     pub(super) fn send_frame(&mut self, context: &mut Context<'_>) {
-        if self.journal.in_flight.is_some() || self.journal.pending.is_empty() {
+        let idle = self.journal.in_flight.is_some() || self.journal.pending.is_empty();
+        if idle || self.has_no_room(context) {
             return;
         }
         let mut bytes = 0;
@@ -194,21 +203,16 @@ impl DriveLog {
     pub(super) fn frame_done(&mut self, context: &mut Context<'_>, frame: Frame, done: IoDone) {
         self.journal.in_flight = None;
         if let Err(why) = done.result {
-            // A hole in the journal would hide every later frame from a recovery: it is
-            // written again, or the drive goes.
-            if let (true, IoBuffer::Source(buffer)) = (frame.attempts < FRAME_ATTEMPTS, done.buffer)
-            {
+            let again = frame.attempts < FRAME_ATTEMPTS && !is_no_room(&why) && !self.down;
+            if let (true, IoBuffer::Source(buffer)) = (again, done.buffer) {
                 let frame = Frame {
                     attempts: frame.attempts + 1,
                     ..frame
                 };
                 self.write_frame(context, frame, buffer);
-                return;
+            } else {
+                self.take_back(context, frame, &why);
             }
-            for ticket in frame.tickets {
-                self.ticket_failed(context, ticket, &why);
-            }
-            self.fail(context, format!("the journal can't be written: {why}"));
             return;
         }
         for ticket in frame.tickets {
@@ -225,11 +229,24 @@ impl DriveLog {
         }
     }
 
+    /// Gives up a frame that can't be written. A hole in the journal would hide every later frame
+    /// from a recovery, so the next one is written in its place.
+    fn take_back(&mut self, context: &mut Context<'_>, frame: Frame, why: &io::Error) {
+        for ticket in frame.tickets {
+            match ticket {
+                Ticket::Op(op) => self.fail_op(context, op, why),
+                // What ends a segment's life is due all the same.
+                Ticket::Free(segment) => self.journal_free(context, segment),
+            }
+        }
+        self.journal.frames.retain(|(page, _)| *page != frame.page);
+        self.journal.ring.head = frame.page;
+    }
+
     pub(super) fn batch_done(
         &mut self,
         context: &mut Context<'_>,
-        segment: u32,
-        _offset: u32,
+        (segment, offset): (u32, u32),
         ops: Vec<usize>,
         done: IoDone,
     ) {
@@ -237,40 +254,62 @@ impl DriveLog {
         for op in &ops {
             self.ops[*op].times.note(done.submitted, done.completed);
         }
-        if let Err(why) = done.result {
+        let header = self.segments.get(segment).header;
+        let result = match (done.result, header) {
+            (Ok(()), HeaderState::Missing) => Err(self.header_error(context)),
+            (result, _) => result,
+        };
+        if let Err(why) = result {
             for op in ops {
                 self.fail_op(context, op, &why);
             }
-        } else if self.segments.get(segment).header_done {
-            for op in ops {
-                self.durable(context, op);
-            }
-        } else {
+            self.after_failure(segment, &why);
+            return;
+        }
+        if let IoBuffer::Source(written) = done.buffer {
+            let end = offset + written.len() as u32;
+            self.segments.written(segment, end);
+        }
+        if header == HeaderState::Writing {
             self.held.push((segment, ops));
+            return;
+        }
+        for op in ops {
+            self.durable(context, op);
         }
     }
 
-    /// A segment's header is on the drive: its first batches may be acknowledged.
+    /// Why records can't be acknowledged whose segment has no header.
+    fn header_error(&self, context: &Context<'_>) -> io::Error {
+        match self.has_no_room(context) {
+            true => io::ErrorKind::StorageFull.into(),
+            false => io::Error::other("the segment's header can't be written"),
+        }
+    }
+
+    /// After a write to a segment failed, and what it was for.
+    fn after_failure(&mut self, segment: u32, why: &io::Error) {
+        if is_no_room(why) {
+            self.segments.give_back(segment);
+        }
+    }
+
+    /// A segment's header is on the drive: its first batches may be acknowledged. Without it nothing
+    /// in the segment could be found again, so they fail, and the next one writes it again.
     pub(super) fn header_done(&mut self, context: &mut Context<'_>, segment: u32, done: IoDone) {
-        let result = done.result;
-        self.segments.get_mut(segment).header_done = result.is_ok();
-        let (now, later) = std::mem::take(&mut self.held)
+        self.segments.get_mut(segment).header = match done.result {
+            Ok(()) => HeaderState::Done,
+            Err(_) => HeaderState::Missing,
+        };
+        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held)
             .into_iter()
             .partition(|(held, _)| *held == segment);
         self.held = later;
-        let now: Vec<(u32, Vec<usize>)> = now;
         for op in now.into_iter().flat_map(|(_, ops)| ops) {
-            match &result {
+            match &done.result {
                 Ok(()) => self.durable(context, op),
                 Err(why) => self.fail_op(context, op, why),
             }
-        }
-        if let Err(why) = result {
-            // Nothing in the segment could be found again.
-            self.fail(
-                context,
-                format!("a segment's header can't be written: {why}"),
-            );
         }
     }
 

@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::commit::Ticket;
 use super::{Answer, Context, DriveLog, Note, Purpose, Reply, Times, Work};
 use crate::api::{CompletionResult, IoTimes};
 use crate::clock::Tick;
 use crate::error::{DeleteError, GetError, PutError};
+
+/// How long puts are refused after one found no room.
+pub(super) const PAUSE_NS: u64 = 100_000_000;
+/// How often the log tells of that.
+const TELL_NS: u64 = 10_000_000_000;
 
 impl DriveLog {
     /// Counts a failed I/O; too many of them take the drive out.
@@ -27,6 +31,23 @@ impl DriveLog {
                 ),
             );
         }
+    }
+
+    /// Notes that the file system under the drive takes no more: that is no fault of the drive,
+    /// which goes on, and soon tries again.
+    pub(super) fn no_room(&mut self, context: &mut Context<'_>, why: &io::Error) {
+        self.no_room_until = Tick(context.now.0 + PAUSE_NS);
+        if context.now >= self.tell_no_room {
+            self.tell_no_room = Tick(context.now.0 + TELL_NS);
+            let why = why.to_string();
+            context.effects.notes.push(Note::NoRoom { why });
+        }
+    }
+
+    /// Whether puts are refused because the drive has just taken no more. What is in flight ends
+    /// meanwhile, so that its room can be given back.
+    pub(super) fn has_no_room(&self, context: &Context<'_>) -> bool {
+        context.now < self.no_room_until
     }
 
     /// Takes the drive out: everything waiting fails, nothing new is taken.
@@ -107,9 +128,16 @@ impl DriveLog {
             None => io::Error::new(why.kind(), why.to_string()),
         };
         let drive = self.drive_idx();
+        let full = is_no_room(why);
         let result = match self.ops[op].work {
-            Work::Put(_) => CompletionResult::Committed(Err(PutError::Io { drive, source })),
-            Work::Delete(_) => CompletionResult::Deleted(Err(DeleteError::Io { drive, source })),
+            Work::Put(_) => CompletionResult::Committed(Err(match full {
+                true => PutError::DriveFull { drive, source },
+                false => PutError::Io { drive, source },
+            })),
+            Work::Delete(_) => CompletionResult::Deleted(Err(match full {
+                true => DeleteError::DriveFull { drive, source },
+                false => DeleteError::Io { drive, source },
+            })),
         };
         self.finish(context, op, result);
     }
@@ -169,16 +197,11 @@ impl DriveLog {
             first_start: times.first_start,
         }
     }
+}
 
-    pub(super) fn ticket_failed(
-        &mut self,
-        context: &mut Context<'_>,
-        ticket: Ticket,
-        why: &io::Error,
-    ) {
-        match ticket {
-            Ticket::Op(op) => self.fail_op(context, op, why),
-            Ticket::Free(_) => {}
-        }
-    }
+/// Whether a write failed because there is no room for it, in the file system or in what a file may
+/// have: not the drive's fault.
+pub(super) fn is_no_room(why: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(why.kind(), FileTooLarge | QuotaExceeded | StorageFull)
 }

@@ -149,6 +149,10 @@ pub(crate) enum Note {
         errors: u64,
         why: String,
     },
+    /// The file system takes no more.
+    NoRoom {
+        why: String,
+    },
     TakenOut {
         why: String,
     },
@@ -184,6 +188,12 @@ impl Note {
             Self::IoFailed { errors, why } => {
                 tracing::warn!(drive, errors, error = why, "drive i/o failed");
             }
+            Self::NoRoom { why } => tracing::warn!(
+                drive,
+                error = why,
+                "a write found no room: puts are refused and reads go on; free space in the \
+                 drive's file system"
+            ),
             Self::TakenOut { why } => tracing::error!(drive, why, "drive is taken out"),
             Self::Lost { why } => tracing::error!(drive, why, "drive is lost"),
             Self::CheckpointTooLong { area } => {

@@ -1,11 +1,13 @@
 //! Housekeeping: reclaiming segments, writing checkpoints, keeping the superblock.
 
 use super::checkpoint::{CHUNK, CheckpointHead, encode_chunk, encode_entry, encode_tombstone};
+use super::end::{PAUSE_NS, is_no_room};
 use super::journal::{Row, RowOp};
 use super::segment::{KIND_EXTENT, State};
 use super::superblock::CheckpointPointer;
 use super::{Context, DriveLog, Note, Purpose};
-use crate::drive::IoDone;
+use crate::clock::Tick;
+use crate::drive::{IoBuffer, IoDone};
 use crate::index::{Cursor, Entry};
 
 /// Index entries looked at per chunk.
@@ -20,7 +22,6 @@ pub(super) struct CheckpointRun {
     written: u64,
     /// Segments that were sealed and quiet when it began.
     covers: Vec<(u32, u32)>,
-    failed: bool,
     /// The member generation that it puts on record.
     members: Option<u64>,
     /// Nothing was written since the shutdown: the drive is clean after it.
@@ -53,8 +54,11 @@ impl DriveLog {
         if self.journal.ring.fill() > 0.5 || uncovered >= often {
             self.checkpoint_wanted = true;
         }
-        let drained = !self.shutdown || (self.ops.is_empty() && self.reads.is_empty());
-        if self.checkpoint_wanted && self.checkpoint.is_none() && drained && !self.closed {
+        let ready = match self.shutdown {
+            true => self.ops.is_empty() && self.reads.is_empty(),
+            false => !self.has_no_room(context),
+        };
+        if self.checkpoint_wanted && self.checkpoint.is_none() && ready && !self.closed {
             self.begin_checkpoint(context);
         }
     }
@@ -136,6 +140,9 @@ impl DriveLog {
         let quiet = |segment: &super::segment::Segment| {
             segment.state == State::Sealed && segment.unpublished.is_empty()
         };
+        for segment in &mut self.segments.list {
+            segment.scanned_from = segment.replay_from();
+        }
         let covers = (0..)
             .zip(&self.segments.list)
             .filter(|(_, segment)| quiet(segment));
@@ -161,7 +168,6 @@ impl DriveLog {
             chunk: 0,
             written: 0,
             covers,
-            failed: false,
             members: None,
             last: self.shutdown,
         });
@@ -332,29 +338,45 @@ impl DriveLog {
         let Some(run) = &mut self.checkpoint else {
             return;
         };
-        if let Err(why) = done.result {
+        let Err(why) = done.result else {
+            return self.checkpoint_step(context);
+        };
+        let is_write = matches!(done.buffer, IoBuffer::Source(_));
+        // A flush that finds no room has lost what it was about.
+        let no_room = is_write && is_no_room(&why);
+        if !no_room {
             let why = why.to_string();
             context.effects.notes.push(Note::CheckpointFailed { why });
-            run.failed = true;
         }
-        if run.failed {
-            let last = run.last;
-            let superblock = matches!(run.stage, Stage::Superblock(_) | Stage::Done);
-            self.checkpoint = None;
-            if superblock {
-                self.fail(context, "the superblock can't be written".into());
-            }
-            self.closed = last;
-            self.checkpoint_wanted = !last;
+        if let (Stage::Superblock(next @ 1..), true) = (run.stage, is_write && !self.shutdown) {
+            // Some copies may name the new checkpoint and others the last one, so neither area may
+            // be written to until all name the same.
+            run.stage = Stage::Superblock(next - 1);
+            self.checkpoint_again = Some(Tick(context.now.0 + PAUSE_NS));
             return;
         }
-        self.checkpoint_step(context);
+        let (last, stage) = (run.last, run.stage);
+        self.checkpoint = None;
+        if matches!(stage, Stage::Superblock(_) | Stage::Done) {
+            if !no_room {
+                self.fail(context, "the superblock can't be written".into());
+            }
+            // What the copies name is still whole, and the next start reads the journal from there.
+            self.closed = self.shutdown;
+        } else {
+            self.closed = last;
+        }
+        self.checkpoint_wanted = !self.closed;
     }
 
-    /// Goes on with a checkpoint that had no buffer.
+    /// Goes on with a checkpoint that had no buffer, or is to be tried again.
     pub(super) fn unstick(&mut self, context: &mut Context<'_>) {
         if std::mem::take(&mut self.checkpoint_stuck) {
             self.checkpoint_step(context);
+        }
+        if self.checkpoint_again.is_some_and(|at| context.now >= at) {
+            self.checkpoint_again = None;
+            self.finish_checkpoint(context);
         }
     }
 }

@@ -13,7 +13,9 @@ use super::bytes::{COUNTER_MAX, PAGE, array, crc_of, page_up, set, u32_at, u64_a
 use super::checkpoint;
 use super::journal::{FrameHead, Ring, Row, RowOp, decode_frame};
 use super::record::{self, Header, class_byte, class_of};
-use super::segment::{Extent, HINT, KIND_EXTENT, KIND_RECORD, KIND_STRIPES, Kind, Segment, State};
+use super::segment::{
+    Extent, HINT, HeaderState, KIND_EXTENT, KIND_RECORD, KIND_STRIPES, Kind, Segment, State,
+};
 use super::superblock::{Geometry, Superblock};
 use crate::api::Class;
 use crate::drive::media::Media;
@@ -303,7 +305,7 @@ impl Recovery<'_> {
                     kind: header.kind,
                     class: header.class,
                     opened: header.opened,
-                    header_done: true,
+                    header: HeaderState::Done,
                     ..Segment::free(header.generation)
                 };
                 self.replay_from[idx as usize] = Geometry::SEGMENT_HEADER as u32;
@@ -346,7 +348,7 @@ impl Recovery<'_> {
                     kind: Kind::Extents,
                     class: row.attrs.class,
                     opened: row.version,
-                    header_done: true,
+                    header: HeaderState::Done,
                     ..Segment::free(row.generation)
                 };
             }

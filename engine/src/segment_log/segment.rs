@@ -34,6 +34,15 @@ pub(crate) enum State {
     Reclaiming,
 }
 
+/// How far a segment's header is on its way to the drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeaderState {
+    /// Not written, or that failed: whoever writes to the segment next writes it too.
+    Missing,
+    Writing,
+    Done,
+}
+
 /// A live extent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -74,8 +83,12 @@ pub(crate) struct Segment {
     pub(crate) readers: u32,
     /// Whether its end is journalled and nothing in it lives: free once nobody reads it.
     pub(crate) cleared: bool,
-    /// Whether its header is on the drive: records in it aren't acknowledged before.
-    pub(crate) header_done: bool,
+    /// Records in it aren't acknowledged before its header is on the drive.
+    pub(crate) header: HeaderState,
+    /// Behind what was written to it: what was to come there has failed, or is on its way.
+    pub(crate) written: u32,
+    /// Where the last checkpoint would have a recovery begin to scan: nothing may be written before.
+    pub(crate) scanned_from: u32,
     /// Whether the last checkpoint covers all of it.
     pub(crate) covered: bool,
 }
@@ -96,7 +109,9 @@ impl Segment {
             unpublished: BTreeMap::new(),
             readers: 0,
             cleared: false,
-            header_done: false,
+            header: HeaderState::Missing,
+            written: Geometry::SEGMENT_HEADER as u32,
+            scanned_from: Geometry::SEGMENT_HEADER as u32,
             covered: false,
         }
     }
@@ -150,8 +165,28 @@ impl Segments {
             used_bytes: 0,
             checkpoint_bytes: 0,
         };
+        for segment in &mut segments.list {
+            (segment.written, segment.scanned_from) = (segment.end, segment.end);
+        }
         segments.sort();
         segments
+    }
+
+    /// Notes what was written to a segment.
+    pub(crate) fn written(&mut self, idx: u32, end: u32) {
+        let segment = self.get_mut(idx);
+        segment.written = segment.written.max(end);
+    }
+
+    /// Gives back the room of writes that failed for want of room on the drive, once nothing of the
+    /// segment is on its way: they would use up segment after segment, and leave a gap that ends a
+    /// recovery's scan.
+    pub(crate) fn give_back(&mut self, idx: u32) {
+        let segment = self.get_mut(idx);
+        if segment.state == State::Open && segment.unpublished.is_empty() {
+            let end = segment.written.max(segment.scanned_from);
+            segment.end = segment.end.min(end);
+        }
     }
 
     /// Puts every segment where its state says, after recovery: of several open ones of a kind

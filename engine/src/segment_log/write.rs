@@ -4,7 +4,8 @@ use std::io;
 
 use super::bytes::{PAGE, crc_of, crc_of_pieces, page_up};
 use super::record::{self, Header};
-use super::segment::{HINT, KIND_EXTENT, KIND_RECORD, KIND_STRIPES, Kind};
+use super::recover::SegmentHeader;
+use super::segment::{HINT, HeaderState, KIND_EXTENT, KIND_RECORD, KIND_STRIPES, Kind};
 use super::{BUFFER_BYTES, Body, Context, DriveLog, EXTENT_BYTES_MIN, Purpose, Work};
 use crate::api::{Class, CompletionResult};
 use crate::error::PutError;
@@ -31,6 +32,8 @@ enum NoPlace {
     Later,
     /// No segment is free.
     Full,
+    /// The drive has just taken no more than it has.
+    NoRoom,
 }
 
 impl DriveLog {
@@ -47,6 +50,10 @@ impl DriveLog {
                     self.stalled.pop_front();
                     self.no_space(context, op);
                 }
+                Err(NoPlace::NoRoom) => {
+                    self.stalled.pop_front();
+                    self.fail_op(context, op, &io::ErrorKind::StorageFull.into());
+                }
             }
         }
     }
@@ -58,6 +65,10 @@ impl DriveLog {
                 Ok(()) => return,
                 Err(NoPlace::Full) if !self.may_free(context) => {
                     self.no_space(context, op);
+                    return;
+                }
+                Err(NoPlace::NoRoom) => {
+                    self.fail_op(context, op, &io::ErrorKind::StorageFull.into());
                     return;
                 }
                 Err(_) => {}
@@ -101,6 +112,9 @@ impl DriveLog {
             Work::Delete(_) => false,
         };
         let delete = matches!(self.ops[op].work, Work::Delete(_));
+        if !delete && self.has_no_room(context) {
+            return Err(NoPlace::NoRoom);
+        }
         if !delete && !self.segments.checkpoint_has_room() {
             if self.config.eviction && self.segments.sealed.is_empty() {
                 self.segments.seal_evictable();
@@ -231,41 +245,38 @@ impl DriveLog {
         bytes: u64,
         delete: bool,
     ) -> Result<u32, NoPlace> {
-        if let Some(segment) = self.segments.open_with_room(kind, class, bytes) {
-            return Ok(segment);
+        let open = self.segments.open_with_room(kind, class, bytes);
+        let segment = match open {
+            Some(segment) => segment,
+            None => {
+                let version = context.tables.last_version();
+                // The last free segment is kept for tombstones, so that deletes always work.
+                let keep = usize::from(!delete);
+                let next = self.segments.open_next(kind, class, version, keep);
+                next.ok_or(NoPlace::Full)?
+            }
+        };
+        if self.segments.get(segment).header == HeaderState::Missing {
+            self.write_header(context, segment)?;
         }
-        let version = context.tables.last_version();
-        let idx = self.segments.free.front().copied().ok_or(NoPlace::Full)?;
-        let generation = self.segments.get(idx).generation;
-        let header = self.segment_header(idx, generation, kind, class, version);
-        let header = self.buffer(&header).ok_or(NoPlace::Later)?;
-        // The last free segment is kept for tombstones, so that deletes always work.
-        let keep = usize::from(!delete);
-        let idx = self
-            .segments
-            .open_next(kind, class, version, keep)
-            .ok_or(NoPlace::Full)?;
-        let at = self.segments.geometry.segment_at(idx);
-        self.submit_write(context, Purpose::Header(idx), at, header);
-        Ok(idx)
+        Ok(segment)
     }
 
-    fn segment_header(
-        &self,
-        idx: u32,
-        generation: u32,
-        kind: Kind,
-        class: Class,
-        opened: u64,
-    ) -> [u8; PAGE] {
-        let header = super::recover::SegmentHeader {
+    fn write_header(&mut self, context: &mut Context<'_>, idx: u32) -> Result<(), NoPlace> {
+        let segment = self.segments.get(idx);
+        let header = SegmentHeader {
             idx,
-            generation,
-            kind,
-            class,
-            opened,
+            generation: segment.generation,
+            kind: segment.kind,
+            class: segment.class,
+            opened: segment.opened,
         };
-        header.encode(&self.seed)
+        let page = header.encode(&self.seed);
+        let page = self.buffer(&page).ok_or(NoPlace::Later)?;
+        self.segments.get_mut(idx).header = HeaderState::Writing;
+        let at = self.segments.geometry.segment_at(idx);
+        self.submit_write(context, Purpose::Header(idx), at, page);
+        Ok(())
     }
 
     fn next_version(&self, context: &Context<'_>) -> u64 {

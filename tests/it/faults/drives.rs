@@ -186,7 +186,7 @@ fn a_data_folder_removed_while_running_harms_only_the_next_start() {
 }
 
 /// Whether a tool with these arguments works here; says so where it doesn't.
-fn works(tool: &[&str]) -> bool {
+pub(super) fn works(tool: &[&str]) -> bool {
     let (program, arguments) = tool.split_first().unwrap();
     let works = Command::new(program)
         .args(arguments)

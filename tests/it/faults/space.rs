@@ -1,11 +1,17 @@
 //! A store that is full, a file system that is full, memory that is bounded.
 
+use std::fs;
 use std::thread;
+use std::time::Duration;
 
 use memkv_client::{Client, ErrorCode, OpError};
-use memkv_tests::program::Setup;
+use memkv_tests::poll::until;
+use memkv_tests::program::{Program, Setup};
 use memkv_tests::wire::value;
+use rustix::process::{Pid, Resource, Rlimit};
 use tempfile::TempDir;
+
+use super::drives::works;
 
 fn key_of(number: u64) -> Vec<u8> {
     format!("fill-{number}").into_bytes()
@@ -145,6 +151,118 @@ fn a_file_system_too_small_for_the_drive_is_named_at_the_start() {
         !home.path().join("drive-0").exists(),
         "nothing half made stays"
     );
+}
+
+/// As [`put`]; with a small pool a server may be busy for a moment.
+fn put_patiently(client: &Client, number: u64, len: usize) -> Result<u64, OpError> {
+    until("the server isn't busy", Duration::from_secs(60), || {
+        let outcome = put(client, number, len);
+        let busy = |error: &OpError| {
+            let code = ErrorCode::Busy;
+            matches!(error, OpError::Server { code: found, .. } if *found == code)
+        };
+        (!outcome.as_ref().is_err_and(busy)).then_some(outcome)
+    })
+}
+
+/// Lets no file of the server grow, or be written, beyond a size.
+fn limit_files(server: &Program, bytes: Option<u64>) {
+    let pid = Pid::from_raw(server.pid() as i32);
+    let maximum = rustix::process::getrlimit(Resource::Fsize).maximum;
+    let limit = Rlimit {
+        current: bytes,
+        maximum,
+    };
+    rustix::process::prlimit(pid, Resource::Fsize, limit).unwrap();
+}
+
+#[test]
+fn a_drive_that_finds_no_room_while_running_refuses_puts_and_goes_on_reading() {
+    let home = TempDir::new().unwrap();
+    let setup = Setup::new(home.path(), "128 MiB").pool("16 MiB");
+    let setup = setup.allow("no room");
+    let server = setup.start();
+    let client = server.client();
+    let sizes = [3000, 200_000, 5_000_000];
+    let len = |number: u64| sizes[number as usize % 3];
+    let hold = |count: u64| {
+        for number in 0..count {
+            let found = client.get(&key_of(number)).unwrap();
+            assert!(found == Some(value(number, len(number))), "{number}");
+        }
+    };
+    for number in 0..30 {
+        put_patiently(&client, number, len(number)).unwrap();
+    }
+    // What lies behind this is as if the file system were full, superblock copies included.
+    limit_files(&server, Some(4 << 20));
+    for number in 30..60 {
+        let error = put_patiently(&client, number, len(number)).unwrap_err();
+        let code = match &error {
+            OpError::Server { code, .. } => *code,
+            _ => panic!("{error:?}"),
+        };
+        assert_eq!(code, ErrorCode::NoSpace, "{number}");
+    }
+    hold(30);
+    let status = server.status();
+    assert_eq!(status["status"], "healthy", "{status:#}");
+    assert_eq!(status["storage"]["devices"][0]["online"], true);
+    assert_eq!(server.metric("memkv_drive_up", &[]), Some(1.0));
+    let refused = server.metric("memkv_rejected_total", &["no_space"]);
+    assert_eq!(refused, Some(30.0));
+    let failed = server.metric("memkv_drive_errors_total", &["write"]);
+    assert!(failed.unwrap() > 0.0, "it is seen from outside");
+    limit_files(&server, None);
+    for number in 30..40 {
+        until("there is room again", Duration::from_secs(20), || {
+            put(&client, number, len(number)).ok()
+        });
+    }
+    hold(40);
+    // Every second end of such a server is a kill.
+    limit_files(&server, Some(4 << 20));
+    put_patiently(&client, 60, 200_000).unwrap_err();
+    server.kill();
+    let server = setup.start();
+    let client = server.client();
+    for number in 0..40 {
+        let found = client.get(&key_of(number)).unwrap();
+        assert!(found == Some(value(number, len(number))), "{number}");
+    }
+    server.stop();
+}
+
+#[test]
+fn a_drive_copied_with_holes_into_a_full_file_system_is_refused_by_numbers() {
+    let namespace = ["unshare", "--map-root-user", "--mount"];
+    if !works(&namespace) {
+        return;
+    }
+    let home = TempDir::new().unwrap();
+    let mut setup = Setup::new(home.path(), "64 MiB");
+    let server = setup.start();
+    put(&server.client(), 1, 100_000).unwrap();
+    server.stop();
+    fs::create_dir(home.path().join("full")).unwrap();
+    let copy = "mount -t tmpfs -o size=40m full full && cp --sparse=always drive-0 full/drive && \
+                exec \"$@\"";
+    setup.drives[0].0 = "full/drive".into();
+    setup.wrapper = namespace.map(String::from).into();
+    setup
+        .wrapper
+        .extend(["sh", "-c", copy, "sh"].map(String::from));
+    let refused = setup.refused();
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    let error = refused.error();
+    for words in [
+        "full/drive has 67108864 bytes",
+        "without room in its file system",
+        "bytes free",
+        "free some space",
+    ] {
+        assert!(error.contains(words), "{words:?} isn't in:\n{error}");
+    }
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl Disk {
             bytes: self.bytes,
             direct: false,
             chunk_bytes: 1 << 20,
+            is_file: false,
         }
     }
 

@@ -69,12 +69,14 @@ pub(in crate::engine) fn examine(
             return Err(DriveOpenError::Blacklisted { path, failures });
         }
         let finding = compare_size(drive, superblock, file, media.bytes)?;
+        media.fill_holes(superblock.geometry.capacity)?;
         return Ok(Opened {
             media,
             superblock: Some(superblock.clone()),
             finding,
         });
     }
+    media.fill_holes(capacity)?;
     media.bytes = capacity;
     Ok(Opened {
         media,
