@@ -278,7 +278,7 @@ fn values_of_a_lost_drive_miss_and_those_of_others_are_read() {
     }
     assert!(hits > 50 && misses > 5, "{hits} hits, {misses} misses");
     let lost = metrics.evictions(EvictionReason::DriveLost) as usize;
-    assert!(lost >= misses + 1, "{lost} counted, {misses} miss");
+    assert!(lost > misses, "{lost} counted, {misses} miss");
     let left = (0..150u64).filter(|key| {
         let hash = client
             .engine
