@@ -25,7 +25,7 @@ use crate::config::{AuthKeys, Backend, Config, PayloadMac};
 use crate::dispatch::End;
 use crate::limits::Limits;
 use crate::server::LogLevelSetter;
-use crate::status::Failure;
+use crate::status::{Failure, reject_reason};
 
 /// Where a server is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -400,16 +400,9 @@ impl Shared {
 
     /// Counts work that was refused or dropped.
     pub(crate) fn rejected(&self, code: ErrorCode) {
-        let reason = match code {
-            ErrorCode::Busy => RejectReason::Busy,
-            ErrorCode::DeadlineExceeded => RejectReason::Deadline,
-            ErrorCode::Draining => RejectReason::Draining,
-            ErrorCode::TooLarge => RejectReason::TooLarge,
-            ErrorCode::NoSpace => RejectReason::NoSpace,
-            ErrorCode::Cancelled => RejectReason::Cancelled,
-            _ => return,
-        };
-        self.metrics.rejected(reason);
+        if let Some(reason) = reject_reason(code) {
+            self.metrics.rejected(reason);
+        }
     }
 
     /// A value arrived damaged.

@@ -6,6 +6,7 @@
 
 use memkv_engine::{DeleteError, GetError, PutError};
 use memkv_proto::op::{ErrorCode, Outcome};
+use memkv_telemetry::RejectReason;
 
 /// What a client is told to wait, in µs, where the engine has no better idea.
 pub(crate) const RETRY_AFTER_US: u32 = 10_000;
@@ -84,9 +85,41 @@ impl From<&DeleteError> for Failure {
     }
 }
 
+/// Under which reason a failure counts as work that was refused or dropped, if it does.
+pub(crate) fn reject_reason(code: ErrorCode) -> Option<RejectReason> {
+    Some(match code {
+        ErrorCode::Busy => RejectReason::Busy,
+        ErrorCode::DeadlineExceeded => RejectReason::Deadline,
+        ErrorCode::Draining => RejectReason::Draining,
+        ErrorCode::TooLarge => RejectReason::TooLarge,
+        ErrorCode::NoSpace => RejectReason::NoSpace,
+        ErrorCode::Cancelled => RejectReason::Cancelled,
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_refusal_of_an_op_counts_for_a_reason_of_its_name() {
+        for reason in RejectReason::ALL {
+            let codes = ErrorCode::ALL.iter().copied();
+            let codes: Vec<ErrorCode> = codes
+                .filter(|code| reject_reason(*code) == Some(*reason))
+                .collect();
+            match reason {
+                // Its connection was refused, and it was never sent.
+                RejectReason::Connections => assert_eq!(codes, []),
+                RejectReason::Deadline => assert_eq!(codes, [ErrorCode::DeadlineExceeded]),
+                _ => {
+                    let names: Vec<&str> = codes.iter().map(|code| code.name()).collect();
+                    assert_eq!(names, [reason.name()]);
+                }
+            }
+        }
+    }
     use memkv_engine::DriveIdx;
     use std::io;
 
