@@ -282,8 +282,6 @@ closed! {
         Header = "header",
         /// The control part doesn't match its digest.
         Digest = "digest",
-        /// The control part can't be decoded.
-        Control = "control",
         /// The stream ended inside a frame.
         Truncated = "truncated",
         /// Too slow: the handshake or a frame wasn't complete in time.
