@@ -1,7 +1,8 @@
 //! A process that is killed loses nothing that it acknowledged, whatever `sync` is.
 //!
-//! The test runs itself as a child that puts, overwrites and deletes, and writes each
-//! acknowledgement to a pipe; kills it at a random moment; opens the store and compares.
+//! The test runs itself as a child whose threads put, overwrite and delete at the same time, and write
+//! each acknowledgement to a pipe; kills it while they do; opens the store and compares. What was
+//! acknowledged last is there, or what was asked for since, whole; nothing else.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -15,6 +16,8 @@ use crate::{EngineConfig, Sync};
 
 const CHILD: &str = "MEMKV_KILL_CHILD";
 const KEYS: u64 = 48;
+/// Each has keys of its own, so that the order of a key's changes is known.
+const WRITERS: u64 = 4;
 const ROUNDS: u64 = 6;
 
 fn config(dir: &Path, sync: Sync) -> EngineConfig {
@@ -47,10 +50,20 @@ fn child(spec: &str) -> ! {
         .and_then(|part| part.parse().ok())
         .expect("a round");
     let dir = PathBuf::from(parts.next().expect("a directory"));
-    let client = Client::open(config(&dir, sync));
+    let store = Client::open(config(&dir, sync));
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let client = Client::new(store.engine.clone());
+            scope.spawn(move || write(&client, writer, first));
+        }
+    });
+    unreachable!("it is killed")
+}
+
+fn write(client: &Client, writer: u64, first: u64) {
     let mut out = std::io::stdout();
     for round in first.. {
-        for key in 0..KEYS {
+        for key in (writer..KEYS).step_by(WRITERS as usize) {
             // What is about to be tried may or may not be there when we are killed.
             writeln!(out, "try {key} {round}").expect("pipe");
             match change(key, round) {
@@ -60,7 +73,6 @@ fn child(spec: &str) -> ! {
             writeln!(out, "ack {key} {round}").expect("pipe");
         }
     }
-    unreachable!("it is killed")
 }
 
 fn kill_rounds(name: &str, sync: Sync) {
@@ -69,30 +81,28 @@ fn kill_rounds(name: &str, sync: Sync) {
     }
     let dir = tempfile::tempdir().expect("dir");
     let mut acknowledged: HashMap<u64, u64> = HashMap::new();
-    let mut next = 0;
+    let (mut next, mut under_way) = (0, 0);
     for kill in 0..ROUNDS {
         let tried = run_and_kill(name, sync, dir.path(), next, kill, &mut acknowledged);
+        under_way += tried.len();
         let client = Client::open(config(dir.path(), sync));
         for key in 0..KEYS {
-            let Some(round) = acknowledged.get(&key).copied() else {
-                continue;
-            };
+            let last = acknowledged.get(&key).copied();
+            let asked = tried.get(&key).copied();
             let found = client.get(&key.to_le_bytes());
-            let after_try = tried.filter(|(tried, _)| *tried == key);
-            let allowed = [
-                Some(change(key, round)),
-                after_try.map(|(_, round)| change(key, round)),
-            ];
+            assert_eq!(client.exists(&key.to_le_bytes()), found.is_some());
+            // Before anything was acknowledged nothing was there.
+            let held = |round: Option<u64>| round.and_then(|round| change(key, round));
+            if asked.is_some() && found == held(asked) {
+                acknowledged.extend(asked.map(|round| (key, round)));
+                continue;
+            }
             assert!(
-                allowed.iter().flatten().any(|value| *value == found),
-                "{name}: key {key} after kill {kill}: acknowledged round {round}, found {:?} bytes",
+                found == held(last),
+                "{name}: key {key} after kill {kill}: acknowledged {last:?}, asked for {asked:?}, \
+                 found {:?} bytes",
                 found.map(|value| value.len())
             );
-            if let Some((_, round)) = after_try
-                && found == change(key, round)
-            {
-                acknowledged.insert(key, round);
-            }
         }
         next = acknowledged.values().max().map_or(0, |round| round + 1);
         client
@@ -101,9 +111,10 @@ fn kill_rounds(name: &str, sync: Sync) {
             .expect("clean stop");
     }
     assert!(acknowledged.len() as u64 == KEYS, "the child got around");
+    assert!(under_way > 0, "no change was under way at any kill");
 }
 
-/// Runs a child for a moment that differs from kill to kill; returns what it was trying.
+/// Runs a child for a moment that differs from kill to kill; returns what it was trying, by key.
 fn run_and_kill(
     name: &str,
     sync: Sync,
@@ -111,7 +122,7 @@ fn run_and_kill(
     next: u64,
     kill: u64,
     acknowledged: &mut HashMap<u64, u64>,
-) -> Option<(u64, u64)> {
+) -> HashMap<u64, u64> {
     let sync = match sync {
         Sync::Always => "always",
         Sync::Everysec => "everysec",
@@ -132,7 +143,7 @@ fn run_and_kill(
     // The number of acknowledgements after which it is killed: irregular, and the kill itself
     // comes whenever the scheduler lets it.
     let moment = KEYS + (kill * 37 + 11) % 53;
-    let (mut acks, mut tried) = (0, None);
+    let (mut acks, mut tried) = (0, HashMap::new());
     let mut killed = false;
     for line in BufReader::new(stdout).lines() {
         let Ok(line) = line else { break };
@@ -143,10 +154,10 @@ fn run_and_kill(
             continue;
         };
         match verb {
-            Some("try") => tried = Some((key, round)),
+            Some("try") => drop(tried.insert(key, round)),
             Some("ack") => {
                 acknowledged.insert(key, round);
-                tried = None;
+                tried.remove(&key);
                 acks += 1;
             }
             _ => {}
