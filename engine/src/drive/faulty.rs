@@ -19,6 +19,8 @@ pub(crate) struct Faults {
     pub(crate) registration: AtomicBool,
     /// Every I/O ends with EIO.
     pub(crate) io: AtomicBool,
+    /// Every flush ends with EIO.
+    pub(crate) flush: AtomicBool,
     /// Every write ends with ENOSPC.
     pub(crate) no_room: AtomicBool,
     /// The backend itself fails, with I/O in flight.
@@ -57,6 +59,9 @@ impl Faults {
         for io in done {
             if io.result.is_ok() {
                 io.result = fails(&self.io);
+            }
+            if matches!(io.buffer, IoBuffer::None) {
+                io.result = fails(&self.flush);
             }
             let full = self.no_room.load(Ordering::SeqCst);
             if full && matches!(io.buffer, IoBuffer::Source(_)) {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use memkv_telemetry::DriveOp;
+
 use super::harness::{Client, value_of};
 use super::tests::files;
 use crate::drive::faulty::Faults;
@@ -186,6 +188,31 @@ fn first_writes_of_a_segment_that_fail_cost_those_puts_alone() {
     for key in 0..30u64 {
         assert!(client.get(&key.to_le_bytes()) == Some(value(key)), "{key}");
     }
+}
+
+#[test]
+fn flush_that_fails_takes_the_drive_out_and_acknowledges_nothing() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = EngineConfig {
+        sync: Sync::Always,
+        ..files(dir.path(), 1, 64 * MIB)
+    };
+    let media = config.drives[0].media.clone();
+    let faults = Faults::plan(&media);
+    let metrics = EngineMetrics::detached();
+    let client = Client::new(Engine::open(config, metrics.clone()).expect("opens"));
+    put_again(&client, 0);
+    faults.flush.store(true, Ordering::SeqCst);
+    // What it was about is unknown for ever: the kernel forgets.
+    let error = client.put(b"key", b"value").expect_err("not on the drive");
+    assert!(matches!(error, PutError::Io { .. }), "{error:?}");
+    let until = Instant::now() + Duration::from_secs(20);
+    while is_up(&client) {
+        assert!(Instant::now() < until, "it stays up");
+    }
+    let drive = metrics.drive(&media.display().to_string());
+    assert!(drive.errors(DriveOp::Flush) > 0);
+    assert!(!client.exists(b"key"));
 }
 
 /// Copies a drive as tools do that skip zeroes.

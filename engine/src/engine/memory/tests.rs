@@ -1,4 +1,4 @@
-use memkv_telemetry::EvictionReason;
+use memkv_telemetry::{EvictionReason, SlabState};
 
 use crate::engine::harness::{Client, crc_of, value_of};
 use crate::{
@@ -241,6 +241,46 @@ fn two_values_that_fill_the_store_only_one_by_one_take_turns() {
     assert!(matches!(step, Ok(Step::Ready(_))), "{step:?}");
     assert!(!client.exists(b"first"));
     assert!(client.get(b"second") == Some(value));
+}
+
+/// The pool's slabs by use, as they are counted: free, leased, hot, stored.
+fn slabs(client: &Client, metrics: &EngineMetrics) -> [u64; 4] {
+    client.engine.refresh_gauges();
+    let states = [
+        SlabState::Free,
+        SlabState::Leased,
+        SlabState::Hot,
+        SlabState::Stored,
+    ];
+    states.map(|state| metrics.slabs(state))
+}
+
+#[test]
+fn slabs_are_counted_by_their_use_and_add_up_to_the_pool() {
+    let dir = tempfile::tempdir().expect("dir");
+    let on_drives = crate::engine::tests::files(dir.path(), 1, 32 << 20);
+    for (config, slab) in [(small(), 64 << 10), (on_drives, 256 << 10)] {
+        let metrics = EngineMetrics::detached();
+        let in_memory = config.drives.is_empty();
+        let client = Client::new(Engine::open(config, metrics.clone()).expect("opens"));
+        let all = (8 << 20) / slab;
+        assert_eq!(slabs(&client, &metrics), [all, 0, 0, 0]);
+        let put = Put {
+            namespace: 0,
+            key: b"key",
+            len: 3 * slab,
+            attrs: Attrs::default(),
+            condition: Condition::None,
+        };
+        let lease = client.reserve(&put).expect("reserve");
+        assert_eq!(slabs(&client, &metrics), [all - 3, 3, 0, 0]);
+        drop(lease);
+        client
+            .put(b"key", &value_of(1, 3 * slab as usize))
+            .expect("put");
+        let kept = if in_memory { [0, 3] } else { [3, 0] };
+        assert_eq!(slabs(&client, &metrics), [all - 3, 0, kept[0], kept[1]]);
+    }
 }
 
 #[test]
