@@ -15,6 +15,8 @@ use super::{IoBuffer, IoDone};
 pub(crate) struct Faults {
     /// The backend can't start.
     pub(crate) start: AtomicBool,
+    /// There is no io_uring.
+    pub(crate) uring: AtomicBool,
     /// No memory may be locked.
     pub(crate) registration: AtomicBool,
     /// Every I/O ends with EIO.
@@ -44,6 +46,13 @@ impl Faults {
 
     pub(super) fn start(&self) -> io::Result<()> {
         fails(&self.start)
+    }
+
+    pub(super) fn ring(&self) -> io::Result<()> {
+        match self.uring.load(Ordering::SeqCst) {
+            true => Err(io::Error::from_raw_os_error(libc::EPERM)),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn register(&self) -> io::Result<()> {

@@ -203,7 +203,13 @@ impl DriveThread {
         let pools = [&tables.pool, &self.buffers];
         let depth = tables.config.queue_depth;
         let (chunk, metrics) = (self.media.chunk_bytes, tables.metrics.clone());
-        match Ring::open(file, self.wake.clone(), depth, chunk, &pools, metrics) {
+        let opened = Ring::open(file, self.wake.clone(), depth, chunk, &pools, metrics);
+        #[cfg(test)]
+        let opened = match super::faulty::Faults::of(&self.media.path) {
+            Some(faults) => faults.ring().and(opened),
+            None => opened,
+        };
+        match opened {
             Ok((ring, registered)) => {
                 self.judge_registration(registered)?;
                 Ok(Backend::Ring(Box::new(ring)))

@@ -10,6 +10,10 @@ use crate::slab::lease::ReadMemory;
 const SLAB: usize = 64 << 10;
 
 fn pool_of(slab_bytes: usize, regions: &[usize]) -> SlabPool {
+    observed(slab_bytes, regions, Arc::new(NoObserver))
+}
+
+fn observed(slab_bytes: usize, regions: &[usize], observer: Arc<dyn PoolObserver>) -> SlabPool {
     let region = |bytes: &usize| RegionConfig {
         mapping: Mapping::new(&MappingConfig {
             bytes: *bytes,
@@ -26,7 +30,7 @@ fn pool_of(slab_bytes: usize, regions: &[usize]) -> SlabPool {
         regions,
         double_free_trace: true,
     };
-    SlabPool::new(config, Arc::new(NoObserver)).unwrap()
+    SlabPool::new(config, observer).unwrap()
 }
 
 fn sum(counts: &SlabCounts) -> usize {
@@ -152,6 +156,49 @@ fn leases_are_granted_whole_and_in_order_of_arrival() {
     drop(served);
     assert_eq!(tokens(&inbox), [3]);
     assert_eq!(sum(&pool.counts()), 32);
+}
+
+/// A clock that is set, and the waits that were told.
+#[derive(Default)]
+struct Watch {
+    now_ns: AtomicU64,
+    waits: Mutex<Vec<u64>>,
+}
+
+impl PoolObserver for Watch {
+    fn now_ns(&self) -> u64 {
+        self.now_ns.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn waited(&self, waited_ns: u64) {
+        self.waits.lock().push(waited_ns);
+    }
+
+    fn freed_twice(&self) {}
+}
+
+#[test]
+fn a_wait_is_told_with_its_length_and_only_where_there_was_one() {
+    let watch = Arc::new(Watch::default());
+    let pool = observed(SLAB, &[2 << 20], watch.clone());
+    let inbox = Arc::new(Inbox::default());
+    let all = pool.try_lease(32 * SLAB).unwrap().unwrap();
+    let pass = |ns| {
+        watch
+            .now_ns
+            .fetch_add(ns, std::sync::atomic::Ordering::Relaxed)
+    };
+    for token in 0..2 {
+        let later = pool.lease(SLAB, waiter(&inbox, token));
+        assert!(matches!(later, Ok(Leased::Later(_))));
+        pass(1000);
+    }
+    pass(500);
+    assert_eq!(*watch.waits.lock(), [0; 0], "none is over");
+    drop(all);
+    assert_eq!(*watch.waits.lock(), [2500, 1500]);
+    let told: Vec<u64> = inbox.0.lock().iter().map(|grant| grant.waited_ns).collect();
+    assert_eq!(told, [2500, 1500]);
 }
 
 #[test]
