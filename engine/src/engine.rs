@@ -17,6 +17,7 @@ use memkv_telemetry::EngineMetrics;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
 mod contract_tests;
 mod drive_set;
 mod drives;

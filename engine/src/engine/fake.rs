@@ -108,6 +108,8 @@ pub(super) struct World {
     outside: Arc<FakeOutside>,
     drives: Vec<FakeDrive>,
     pub(super) random: Random,
+    /// Writes find no room.
+    pub(super) full: bool,
     /// What each step wanted done, in words.
     pub(super) trace: Vec<String>,
     /// Whether that is wanted.
@@ -177,6 +179,7 @@ impl World {
             queue: Arc::default(),
             outside,
             random,
+            full: false,
             trace: Vec::new(),
             traces: true,
         })
@@ -289,7 +292,9 @@ impl World {
         }
         let drive = &mut self.drives[idx];
         let pending = drive.pending.swap_remove(at);
+        let no_room = self.full && matches!(pending.io, Io::Write { .. });
         let (id, buffer) = match pending.io {
+            Io::Write { id, source, .. } if no_room => (id, IoBuffer::Source(source)),
             Io::Read {
                 id,
                 offset,
@@ -312,12 +317,21 @@ impl World {
         let done = IoDone {
             id,
             buffer,
-            result: Ok(()),
+            result: match no_room {
+                true => Err(std::io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            },
             submitted: pending.submitted,
             completed: self.outside.now(),
         };
         self.step(idx as u8, Event::Io(done));
         self.settle();
+    }
+
+    /// Segments of all drives that are free.
+    pub(super) fn free_segments(&self) -> u64 {
+        let free = |drive: &FakeDrive| drive.log.counts.free_segments;
+        self.drives.iter().map(free).sum()
     }
 
     /// Stops the logs; true if all of them ended.

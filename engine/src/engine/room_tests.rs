@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use memkv_telemetry::DriveOp;
 
-use super::harness::{Client, value_of};
+use super::fake::World;
+use super::harness::{Client, crc_of, value_of};
 use super::tests::files;
 use crate::drive::faulty::Faults;
 use crate::{
-    DeleteError, DriveOpenError, DriveState, Engine, EngineConfig, EngineMetrics, GetError,
-    OpenError, PutError, Sync,
+    Attrs, CompletionResult, Condition, DeleteError, DriveOpenError, DriveState, Engine,
+    EngineConfig, EngineMetrics, GetError, OpenError, Put, PutError, Step, Sync, Token,
 };
 
 const MIB: u64 = 1 << 20;
@@ -122,6 +123,66 @@ fn store_whose_file_system_is_full_stops_and_starts_again() {
     for key in 0..10u64 {
         assert!(client.get(&key.to_le_bytes()) == Some(value(key)), "{key}");
     }
+}
+
+/// Puts a value and ends all I/O, then lets a second pass.
+fn put_in(world: &mut World, key: u64, len: usize) -> Result<(), PutError> {
+    let (bytes, value) = (key.to_le_bytes(), vec![key as u8; len]);
+    let put = Put {
+        namespace: 0,
+        key: &bytes,
+        len: len as u64,
+        attrs: Attrs::default(),
+        condition: Condition::None,
+    };
+    let step = world.shared.reserve(world.sender(), Token(1), &put)?;
+    let Step::Ready(mut lease) = step else {
+        panic!("{step:?}")
+    };
+    lease.copy_from(0, &value);
+    let (crc, sender) = (crc_of(&value), world.sender());
+    let _pending = world.shared.commit(lease, crc, sender, Token(2))?;
+    world.settle();
+    while world.ios_pending() > 0 {
+        world.end_an_io();
+    }
+    world.pass(1_000_000_000);
+    world.settle();
+    let done = world.queue.0.lock().pop().expect("an answer");
+    match done.result {
+        CompletionResult::Committed(result) => result.map(drop),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn puts_that_find_no_room_use_none_up() {
+    let config = EngineConfig {
+        slab_bytes: 64 << 10,
+        pool_bytes: 8 << 20,
+        ..EngineConfig::default()
+    };
+    let mut world = World::new(config, 32 * MIB, 1);
+    let lengths = [3000, 100_000];
+    for (key, len) in (0..).zip(lengths) {
+        put_in(&mut world, key, len).expect("put");
+    }
+    let free = world.free_segments();
+    world.full = true;
+    // Many times what the drives hold.
+    for key in 0..1000u64 {
+        let error = put_in(&mut world, key, lengths[key as usize % 2]);
+        let error = error.expect_err("no room");
+        assert!(matches!(error, PutError::DriveFull { .. }), "{error:?}");
+    }
+    assert_eq!(world.shared.tables.evictions(), 0);
+    // At most those that hadn't been begun are now.
+    assert!(world.free_segments() + 4 >= free, "{free} were free");
+    world.full = false;
+    for key in 10..30u64 {
+        put_in(&mut world, key, lengths[key as usize % 2]).expect("put");
+    }
+    assert!(world.shut_down(), "the logs end");
 }
 
 #[test]
