@@ -85,19 +85,6 @@ fn an_altered_control_part_closes_the_connection() {
 }
 
 #[test]
-fn a_signed_header_out_of_its_bounds_closes_the_connection() {
-    check(protocol_faults, "header", |bad| {
-        let mut control = Vec::new();
-        let keys = [&b"before"[..]];
-        let head = memkv_proto::request::encode_keys(&mut control, OpCode::Get, None, 0, keys);
-        // What only a reply may say.
-        let head = head.unwrap().with_flags(Flags::MORE);
-        let id = bad.next_id();
-        bad.send(head.with_request_id(id), &control, &[]);
-    });
-}
-
-#[test]
 fn a_frame_of_another_version_closes_the_connection() {
     check(protocol_faults, "version", |bad| {
         let mut frame = sealed_get(bad);
