@@ -186,6 +186,65 @@ fn puts_that_find_no_room_use_none_up() {
 }
 
 #[test]
+fn journal_frame_that_finds_no_room_leaves_its_place_to_the_next() {
+    let mut world = World::new(EngineConfig::default(), 32 * MIB, 1);
+    // Where frames of one row were written, in order.
+    let frames = |world: &World| -> Vec<String> {
+        let writes = world.trace.iter().filter_map(|effect| {
+            let (drive, write) = effect.split_once(": write IoId(")?;
+            let mut words = write.split(' ').skip(1);
+            let (offset, len) = (words.next()?, words.next()?);
+            (len == "4096").then(|| format!("{drive}: {offset}"))
+        });
+        writes.collect()
+    };
+    // Its segment's header and its data are written; what is left is the frame.
+    let put = |world: &mut World, full| {
+        let lease = match world.shared.reserve(world.sender(), Token(1), &extent()) {
+            Ok(Step::Ready(lease)) => lease,
+            other => panic!("{other:?}"),
+        };
+        let crc = crc_of(&vec![0; extent().len as usize]);
+        let _pending = world.shared.commit(lease, crc, world.sender(), Token(2));
+        world.settle();
+        let before = world.trace.len();
+        while world.trace[before..].is_empty() {
+            world.end_an_io();
+        }
+        world.full = full;
+        while world.ios_pending() > 0 {
+            world.end_an_io();
+        }
+        world.full = false;
+        world.pass(1_000_000_000);
+        world.settle();
+        world.queue.0.lock().pop().expect("an answer").result
+    };
+    let first = put(&mut world, true);
+    let CompletionResult::Committed(Err(PutError::DriveFull { .. })) = first else {
+        panic!("{first:?}")
+    };
+    let failed = frames(&world).pop().expect("a frame");
+    let second = put(&mut world, false);
+    assert!(
+        matches!(second, CompletionResult::Committed(Ok(_))),
+        "{second:?}"
+    );
+    let again = frames(&world).iter().filter(|at| **at == failed).count();
+    assert_eq!(again, 2, "{failed} in {:?}", frames(&world));
+}
+
+fn extent() -> Put<'static> {
+    Put {
+        namespace: 0,
+        key: b"extent",
+        len: 100_000,
+        attrs: Attrs::default(),
+        condition: Condition::None,
+    }
+}
+
+#[test]
 fn drive_is_taken_out_by_as_many_errors_as_flap_threshold_says_and_no_fewer() {
     let dir = tempfile::tempdir().expect("dir");
     let config = EngineConfig {
