@@ -95,7 +95,7 @@ fn what_is_only_made_to_happen_by_a_test_has_that_test() {
 /// Label values that the run below doesn't write: series, label, values, and who writes them. A test, by its file and
 /// name, makes it happen there; without one there is a reason why nothing ever does.
 #[rustfmt::skip]
-const ELSEWHERE: &[(&str, &str, &[&str], Result<(&str, &str), &str>)] = &[
+const ELSEWHERE: &[(&str, &str, &[&str], Writer)] = &[
     ("memkv_op_duration_seconds", "transport", &["rdma"], Err(NO_RDMA)),
     ("memkv_connections", "transport", &["rdma"], Err(NO_RDMA)),
     ("memkv_client_transport_active", "transport", &["rdma"], Err(NO_RDMA)),
@@ -160,6 +160,9 @@ const ELSEWHERE: &[(&str, &str, &[&str], Result<(&str, &str), &str>)] = &[
         Ok(("telemetry/src/otlp/push/tests.rs", "a_snapshot_that_isnt_taken_whole_is_counted_as_dropped"))),
     ("memkv_log_events_total", "level", &["debug", "trace"], Err("only where logging.level asks for them")),
 ];
+
+/// A test by its file and name, or why there is none.
+type Writer = Result<(&'static str, &'static str), &'static str>;
 
 const NO_RDMA: &str = "RDMA isn't built yet";
 
