@@ -16,9 +16,9 @@ use crate::status::EngineStatus;
 use memkv_telemetry::EngineMetrics;
 
 #[cfg(test)]
-mod crash_tests;
-#[cfg(test)]
 mod contract_tests;
+#[cfg(test)]
+mod crash_tests;
 mod drive_set;
 mod drives;
 #[cfg(test)]
