@@ -76,23 +76,23 @@ fn collector(
             let Some((head, request)) = read_request(&mut stream) else {
                 continue;
             };
+            // The op's spans go to the same collector. What came is there before whoever sent it goes on.
+            if head.starts_with("post /v1/metrics ") {
+                assert!(
+                    head.contains("content-type: application/x-protobuf"),
+                    "{head}"
+                );
+                let decoded = ExportMetricsServiceRequest::decode(&request[..]).expect("a request");
+                if sender.send(decoded).is_err() {
+                    return;
+                }
+            }
             let length = body.len();
             _ = write!(
                 stream,
                 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
             );
             _ = stream.write_all(&body);
-            if !head.starts_with("post /v1/metrics ") {
-                continue; // The op's spans go to the same collector.
-            }
-            assert!(
-                head.contains("content-type: application/x-protobuf"),
-                "{head}"
-            );
-            let decoded = ExportMetricsServiceRequest::decode(&request[..]).expect("a request");
-            if sender.send(decoded).is_err() {
-                return;
-            }
         }
     });
     (address, receiver)
