@@ -13,6 +13,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use memkv_engine::{Engine, OpenError, ShutdownError};
 use memkv_proto::{FrameMac, HmacSha256};
 use memkv_settings::dev_key::DevKeyError;
+use memkv_telemetry::log::Chain;
 use memkv_telemetry::{OtlpError, Telemetry};
 use tracing::{info, warn};
 
@@ -418,7 +419,7 @@ impl RunningServer {
 impl Drop for RunningServer {
     fn drop(&mut self) {
         if let Err(error) = self.stop(Duration::ZERO) {
-            tracing::error!(error = &error as &dyn std::error::Error, "stop");
+            tracing::error!(error = %Chain(&error), "stop");
         }
     }
 }

@@ -12,6 +12,7 @@ use memkv_engine::{Engine, EngineStatus};
 use memkv_proto::op::ErrorCode;
 use memkv_proto::session::{Features, KeyId, KeyRing, KeyUse, SessionInfo};
 use memkv_proto::stat::StatKey;
+use memkv_telemetry::log::Chain;
 use memkv_telemetry::trace::hex;
 use memkv_telemetry::{
     AuthFailure, AuthKeyLabel, CrcSource, EngineMetrics, ProtocolFault, RejectReason,
@@ -390,7 +391,7 @@ impl Shared {
             warn!(
                 trace_id,
                 span_id,
-                error,
+                error = %Chain(error),
                 code = failure.code.name(),
                 "an operation failed"
             );

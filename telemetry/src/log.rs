@@ -4,6 +4,7 @@
 //! fields: `warn!(trace_id = %hex(&trace.trace_id), …)`. The exporter moves those into the record's
 //! trace context. Libraries below us are heard from `warn` on, whatever our own level is.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -23,6 +24,22 @@ use crate::hub::{Telemetry, resource};
 use crate::labels::LogLevel;
 use crate::otlp::{OtlpError, Worker, log_worker};
 use crate::trace::unhex;
+
+/// An error with its causes, on one line: as a field of its own type it shows none of them in JSON.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(why) = cause {
+            write!(f, ": {why}")?;
+            cause = why.source();
+        }
+        Ok(())
+    }
+}
 
 /// The form of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use memkv_server::config::{Backend, Config, ConfigError, Facts, Origin};
 use memkv_server::{RunningServer, Server, StartError, StartOptions, StopError, Stopped, env};
 use memkv_settings::{Environment, LoadOptions};
+use memkv_telemetry::log::Chain;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -222,12 +223,12 @@ fn reload(server: &RunningServer, reading: &Reading) {
     match reading.load() {
         Ok(config) => {
             if let Err(error) = server.reload(config) {
-                error!(error = &error as &dyn std::error::Error, "reload");
+                error!(error = %Chain(&error), "reload");
             }
         }
         Err(problems) => {
             error!(
-                error = &problems as &dyn std::error::Error,
+                error = %Chain(&problems),
                 "reload; the old settings stay in use"
             );
         }

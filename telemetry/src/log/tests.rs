@@ -130,3 +130,13 @@ fn export_without_a_collector_is_refused() {
         Err(LogError::NoEndpoint)
     ));
 }
+
+#[test]
+fn an_error_is_shown_with_all_of_its_causes() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("open the drive")]
+    struct Outer(#[source] std::num::ParseIntError);
+    let outer = Outer("x".parse::<u8>().unwrap_err());
+    let shown = Chain(&outer).to_string();
+    assert_eq!(shown, "open the drive: invalid digit found in string");
+}

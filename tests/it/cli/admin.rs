@@ -1,8 +1,11 @@
 //! `memkv admin status` and `memkv slow`, by HTTP and by HTTPS.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use memkv_tests::poll::until;
 use memkv_tests::program::Setup;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::{Shell, server};
@@ -98,5 +101,48 @@ fn an_admin_endpoint_with_tls_is_asked_by_https_and_must_be_trusted() {
         let arguments = ["admin", "status", "--servers", &https, "--ca", file];
         shell.run(&arguments).ends(2, &["--ca", words]);
     }
+    server.stop();
+}
+
+#[test]
+fn sighup_brings_new_certificates_and_keeps_the_old_where_the_new_cant_serve() {
+    let home = TempDir::new().unwrap();
+    let (cert, key) = (home.path().join("c.pem"), home.path().join("k.pem"));
+    let renew = |name: &str| {
+        for (kind, file) in [("cert", &cert), ("key", &key)] {
+            std::fs::copy(testdata(&format!("{name}.{kind}.pem")), file).unwrap();
+        }
+    };
+    renew("one");
+    let mut setup = Setup::new(home.path(), "64 MiB").allow("the old ones stay in use");
+    setup.network = vec![
+        format!("tls_cert: {}", cert.display()),
+        format!("tls_key: {}", key.display()),
+    ];
+    let server = setup.start();
+    let https = format!("https://{}", server.admin);
+    let shell = Shell::at(&server);
+    let trusting = |name: &str, code: i32| {
+        let ca = testdata(&format!("{name}.cert.pem"));
+        let status = ["admin", "status", "--servers", &https, "--ca", &ca];
+        shell.run(&status).ends(code, &[]);
+    };
+    let says = |words: [&str; 2]| {
+        until(words[1], Duration::from_secs(10), || {
+            let log = server.stderr();
+            let is_there = |line: &str| words.iter().all(|word| line.contains(word));
+            log.lines().any(is_there).then_some(())
+        });
+    };
+    trusting("one", 0);
+    renew("two");
+    server.signal(Signal::HUP);
+    says(["\"reloaded\"", "\"certificates\":true"]);
+    trusting("two", 0);
+    trusting("one", 4);
+    std::fs::write(&key, "no key").unwrap();
+    server.signal(Signal::HUP);
+    says(["\"reload\"", "network.tls_key"]);
+    trusting("two", 0);
     server.stop();
 }
