@@ -2,6 +2,7 @@
 
 mod admin;
 mod attacks;
+mod bounds;
 mod files;
 mod hogs;
 mod life;

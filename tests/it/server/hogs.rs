@@ -203,6 +203,35 @@ fn a_slow_reader_among_clients_that_never_read_gets_all_of_its_values() {
 }
 
 #[test]
+fn a_slow_writer_among_clients_that_stop_within_a_put_is_not_taken_for_one() {
+    // 270 kB/s: the chunk that the server would rather wait for takes it two seconds.
+    const STEP_BYTES: usize = 8 << 10;
+    const STEP: Duration = Duration::from_millis(30);
+    let server = small_server();
+    let mut slow = WireClient::connect(server.address());
+    let block = value(1, MIB);
+    let mut control = Vec::new();
+    let entries = [entry(b"slow", &block)];
+    let head = memkv_proto::request::encode_writes(&mut control, OpCode::Put, None, entries);
+    let frame = slow.seal(head.expect("an entry"), &control, &block);
+    let mut steps = frame.chunks(STEP_BYTES);
+    slow.stream
+        .write_all(steps.next().expect("a step"))
+        .expect("it reads");
+    until("its memory is held", SOON, || {
+        (metric(&server, "memkv_admitted_bytes") > 0.0).then_some(())
+    });
+    let crowd = Crowd::of_fifty(server.address(), begins_and_never_ends);
+    for step in steps {
+        slow.stream.write_all(step).expect("it isn't thrown out");
+        std::thread::sleep(STEP);
+    }
+    let reply = slow.receive().expect("it isn't thrown out");
+    assert_eq!(memkv_tests::wire::written(&reply, 1), [Outcome::Ok]);
+    assert!(crowd.thrown_out.load(Ordering::Relaxed) >= 1);
+}
+
+#[test]
 fn a_client_thrown_out_for_never_reading_learns_of_it() {
     let server = Builder::memory("256 MiB")
         .limits(|limits| limits.reply_stall = Duration::from_millis(300))
