@@ -161,3 +161,23 @@ fn store_works_without_io_uring_and_says_so() {
         stop(client);
     }
 }
+
+#[test]
+fn room_of_deleted_values_is_there_for_the_next_put_where_nothing_may_be_evicted() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = EngineConfig {
+        eviction: false,
+        ..files(dir.path(), 1, 32 << 20)
+    };
+    let client = Client::open(config);
+    // Longer than a part of so small a drive.
+    let put = |key: u64| client.put(&key.to_le_bytes(), &value_of(key, 700_000));
+    let stored = (0..1000).take_while(|key| put(*key).is_ok()).count() as u64;
+    assert!(stored > 20, "{stored} fit");
+    for key in 0..stored / 2 {
+        assert!(client.delete(&key.to_le_bytes()).expect("delete"));
+    }
+    for key in 5000..5000 + stored / 4 {
+        put(key).unwrap_or_else(|error| panic!("{key}: {error:?}"));
+    }
+}

@@ -371,8 +371,13 @@ impl DriveLog {
         match &done.result {
             Ok(()) => {
                 self.journal.covered(ended);
-                let dead: Vec<Location> = self.burials.drain(..burials).collect();
-                context.bury(&dead);
+                let (ours, others): (Vec<Location>, Vec<Location>) = self
+                    .burials
+                    .drain(..burials)
+                    .partition(|dead| dead.drive_idx == self.config.drive);
+                // At once, because a change may wait for just that room.
+                ours.iter().for_each(|dead| self.segments.add_dead(dead));
+                context.bury(&others);
             }
             Err(why) => self.fail(context, format!("flush: {why}")),
         }

@@ -321,11 +321,22 @@ impl DriveLog {
         let may = self.reclaiming > 0
             || self.checkpoint.is_some()
             || self.segments.victim(self.config.eviction).is_some()
+            || self.buries(context)
             || self.busy();
         if may {
             self.maintain(context);
         }
         may
+    }
+
+    /// Whether something is dead as soon as a flush has ended, which then needn't wait for its second.
+    fn buries(&mut self, context: &Context<'_>) -> bool {
+        let buries = !self.burials.is_empty();
+        if buries && !self.timed_flush {
+            self.dirty = true;
+            self.next_flush = context.now;
+        }
+        buries
     }
 
     /// Whether something in flight may seal or settle a segment.
