@@ -13,6 +13,7 @@ pub(crate) mod checkpoint;
 mod commit;
 mod end;
 mod event;
+mod frames;
 pub(crate) mod journal;
 mod maintain;
 mod read;
@@ -35,12 +36,12 @@ use crate::engine::Membership;
 use crate::index::{KeyHash, Location};
 use crate::slab::{ReadMemory, SlabPool};
 use checkpoint::Tombstone;
-use commit::{Frame, JournalState};
 use end::is_no_room;
 pub(crate) use event::{
     Answer, Body, Context, DeleteWork, Effects, Event, MemoryWait, Note, PartRead, PutWork,
     ReadWork, Reply, ReplyTo, Work,
 };
+use frames::{Frame, JournalState};
 use maintain::CheckpointRun;
 use read::ReadJob;
 pub(crate) use scan::ScanJob;
