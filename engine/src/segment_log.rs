@@ -101,15 +101,15 @@ pub(crate) enum Purpose {
         ops: Vec<usize>,
         ended: u64,
     },
-    /// The flush of each second.
+    /// The flush of each second, or an earlier one that makes room.
     TimedFlush {
         ended: u64,
         burials: usize,
     },
-    /// The flush before a segment's end is journalled.
-    Dead(u32),
-    /// The flush after that, before it is used again.
-    Freed(u32),
+    /// Before the end of a segment is journalled.
+    FlushBeforeFree(u32),
+    /// After that, before it is used again.
+    FlushAfterFree(u32),
     Read(usize),
     Resolve {
         op: usize,
@@ -203,7 +203,7 @@ pub(crate) struct DriveLog {
     to_flush: Vec<usize>,
     flushing: bool,
     timed_flush: bool,
-    /// What other drives are told is dead, once a flush covers what it was replaced by.
+    /// What is dead, here or elsewhere, once a flush covers what replaced it.
     burials: Vec<Location>,
     dirty: bool,
     next_flush: Tick,
@@ -331,6 +331,12 @@ impl DriveLog {
         self.segments.capacity_bytes()
     }
 
+    /// Whether what a segment holds is on its way out.
+    #[cfg(test)]
+    pub(crate) fn is_reclaiming(&self, segment: u32) -> bool {
+        self.segments.get(segment).state == segment::State::Reclaiming
+    }
+
     /// Whether there is something to do without an event.
     pub(crate) fn wants_step(&self) -> bool {
         !self.ready.is_empty()
@@ -389,8 +395,8 @@ impl DriveLog {
             Purpose::TimedFlush { ended, burials } => {
                 self.timed_flush_done(context, ended, burials, &done);
             }
-            Purpose::Dead(segment) => self.dead(context, segment, done),
-            Purpose::Freed(segment) => self.freed(context, segment, done),
+            Purpose::FlushBeforeFree(segment) => self.end_segment(context, segment, done),
+            Purpose::FlushAfterFree(segment) => self.reuse_segment(context, segment, done),
             Purpose::Read(job) => self.read_done(context, job, done),
             Purpose::Scan(job) => self.scan_done(context, *job, done),
             Purpose::Resolve { op, location } => self.resolved(context, op, location, done),

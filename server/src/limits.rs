@@ -19,8 +19,8 @@ pub struct Limits {
     pub frame_bytes_per_second_min: u64,
     /// Without one more byte of a reply taken by the client: a client that never reads is closed.
     pub reply_stall: Duration,
-    /// Both, for a client that holds value bytes (unread replies, a payload that has begun) while another op has just been
-    /// refused some: so many of them as hold the whole budget keep nobody out for longer. Longer than a lost packet takes
+    /// [`Limits::frame_stall`] and [`Limits::reply_stall`] for a client that holds value bytes (unread replies, a payload
+    /// that has begun) while another op has just been refused some: so many of them as hold the whole budget keep nobody out for longer. Longer than a lost packet takes
     /// to be sent again; a client that has read before, if slowly, is given four times as much for its replies.
     pub stall_pressed: Duration,
     /// How long an op waits for bytes that others hold before it is answered `Busy`.

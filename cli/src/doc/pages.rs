@@ -30,6 +30,8 @@ pages! {
     "0002-crates-cli-and-settings" => "docs/decisions/0002-crates-cli-and-settings.md",
     "0003-replies-of-several-parts" => "docs/decisions/0003-replies-of-several-parts.md",
     "0004-a-tokio-runtime-per-data-thread" => "docs/decisions/0004-a-tokio-runtime-per-data-thread.md",
+    "0005-flush-before-a-drive-forgets" => "docs/decisions/0005-flush-before-a-drive-forgets.md",
+    "0006-patience-under-pressure" => "docs/decisions/0006-patience-under-pressure.md",
 }
 
 macro_rules! files {

@@ -19,7 +19,7 @@ pub(crate) struct Faults {
     pub(crate) uring: AtomicBool,
     /// No memory may be locked.
     pub(crate) registration: AtomicBool,
-    /// Every I/O ends with EIO.
+    /// Every read and write ends with EIO.
     pub(crate) io: AtomicBool,
     /// Every flush ends with EIO.
     pub(crate) flush: AtomicBool,
@@ -67,10 +67,10 @@ impl Faults {
         fails(&self.backend)?;
         for io in done {
             if io.result.is_ok() {
-                io.result = fails(&self.io);
-            }
-            if matches!(io.buffer, IoBuffer::None) {
-                io.result = fails(&self.flush);
+                io.result = match io.buffer {
+                    IoBuffer::None => fails(&self.flush),
+                    _ => fails(&self.io),
+                };
             }
             let full = self.no_room.load(Ordering::SeqCst);
             if full && matches!(io.buffer, IoBuffer::Source(_)) {

@@ -15,8 +15,10 @@ use crate::config::{DriveConfig, EngineConfig};
 use crate::drive::media::Media;
 use crate::drive::{Io, IoBuffer, IoDone};
 use crate::error::OpenError;
+use crate::index::KeyHash;
 use crate::mapping::{Mapping, MappingConfig, PagePolicy};
 use crate::queue::{Complete, CompletionSender};
+use crate::segment_log::segment::KIND_STRIPES;
 use crate::segment_log::superblock::{CheckpointPointer, Geometry, Superblock};
 use crate::segment_log::{Context, DriveLog, Effects, Event, bytes::PAGE};
 use crate::slab::{NoObserver, PoolConfig, ReadMemory, RegionConfig, RegionTier, SlabPool};
@@ -326,6 +328,18 @@ impl World {
         };
         self.step(idx as u8, Event::Io(done));
         self.settle();
+    }
+
+    /// Whether a key's value was evicted, or is about to be.
+    pub(super) fn evicts(&self, hash: KeyHash) -> bool {
+        let tables = &self.shared.tables;
+        let Some(location) = tables.index.get(hash) else {
+            return tables.evictions() > 0;
+        };
+        let log = &self.drives[usize::from(location.drive_idx)].log;
+        // Of the parts of a striped value only their drives know.
+        log.is_reclaiming(location.segment_idx)
+            || (location.kind == KIND_STRIPES && tables.evictions() > 0)
     }
 
     /// Segments of all drives that are free.

@@ -169,7 +169,7 @@ fn puts_that_find_no_room_use_none_up() {
     }
     let free = world.free_segments();
     world.full = true;
-    // Many times what the drives hold.
+    // Most of what both drives hold.
     for key in 0..1000u64 {
         let error = put_in(&mut world, key, lengths[key as usize % 2]);
         let error = error.expect_err("no room");

@@ -95,8 +95,8 @@ const FRAME_ATTEMPTS: u32 = 3;
 impl DriveLog {
     /// Writes the next frame, when none is in flight and rows wait.
     pub(super) fn send_frame(&mut self, context: &mut Context<'_>) {
-        let idle = self.journal.in_flight.is_some() || self.journal.pending.is_empty();
-        if idle || self.has_no_room(context) {
+        let nothing_to_send = self.journal.in_flight.is_some() || self.journal.pending.is_empty();
+        if nothing_to_send || self.has_no_room(context) {
             return;
         }
         let mut bytes = 0;

@@ -77,13 +77,13 @@ impl DriveLog {
             segment.state = State::Reclaiming;
             self.segments.sealed.retain(|sealed| *sealed != victim);
             self.reclaiming += 1;
-            self.submit_flush(context, Purpose::Dead(victim));
+            self.submit_flush(context, Purpose::FlushBeforeFree(victim));
         }
     }
 
-    /// What made a segment dispensable is on the drive: a loss of power won't leave neither a value nor
-    /// the one before it.
-    pub(super) fn dead(&mut self, context: &mut Context<'_>, segment: u32, done: IoDone) {
+    /// What made a segment dispensable is on the drive: a loss of power leaves a value, or the one before
+    /// it.
+    pub(super) fn end_segment(&mut self, context: &mut Context<'_>, segment: u32, done: IoDone) {
         match done.result {
             Ok(()) => self.journal_free(context, segment),
             Err(why) => self.fail(context, format!("flush: {why}")),
@@ -114,10 +114,11 @@ impl DriveLog {
         // Its next life begins when the end of this one can't be forgotten: two of the same generation
         // would be taken for one. The flush keeps it from being written over, as a reader does.
         self.segments.get_mut(segment).readers += 1;
-        self.submit_flush(context, Purpose::Freed(segment));
+        self.submit_flush(context, Purpose::FlushAfterFree(segment));
     }
 
-    pub(super) fn freed(&mut self, context: &mut Context<'_>, segment: u32, done: IoDone) {
+    /// The end of a segment can't be forgotten any more.
+    pub(super) fn reuse_segment(&mut self, context: &mut Context<'_>, segment: u32, done: IoDone) {
         self.reclaiming -= 1;
         self.segments.get_mut(segment).readers -= 1;
         match done.result {

@@ -321,7 +321,7 @@ impl DriveLog {
         let may = self.reclaiming > 0
             || self.checkpoint.is_some()
             || self.segments.victim(self.config.eviction).is_some()
-            || self.buries(context)
+            || self.hastens_burials(context)
             || self.busy();
         if may {
             self.maintain(context);
@@ -329,8 +329,8 @@ impl DriveLog {
         may
     }
 
-    /// Whether something is dead as soon as a flush has ended, which then needn't wait for its second.
-    fn buries(&mut self, context: &Context<'_>) -> bool {
+    /// Flushes at once where something is dead as soon as that has ended; false where nothing is.
+    fn hastens_burials(&mut self, context: &Context<'_>) -> bool {
         let buries = !self.burials.is_empty();
         if buries && !self.timed_flush {
             self.dirty = true;

@@ -220,7 +220,7 @@ fn a_drive_that_finds_no_room_while_running_refuses_puts_and_goes_on_reading() {
         });
     }
     hold(40);
-    // Every second end of such a server is a kill.
+    // It may be killed while it finds no room.
     limit_files(&server, Some(4 << 20));
     put_patiently(&client, 60, 200_000).unwrap_err();
     server.kill();
