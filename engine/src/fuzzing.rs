@@ -16,6 +16,7 @@ use crate::segment_log::checkpoint;
 use crate::segment_log::journal::{self, FrameHead};
 use crate::segment_log::record::{self, Header};
 use crate::segment_log::recover::{Recovered, Replay, SegmentHeader, recover};
+use crate::segment_log::segment::Segment;
 use crate::segment_log::segment::Segments;
 use crate::segment_log::superblock::{CheckpointPointer, Decoded, Geometry, Superblock};
 use crate::stream::{decode_list, encode_list};
@@ -97,6 +98,15 @@ fn seal_record(seed: &[u8; 16], bytes: &mut [u8]) {
     if let Some(covered) = bytes.get_mut(..key_end) {
         seal(covered, b"mkRV", seed, 44);
     }
+}
+
+/// What the checksums of a segment's records begin with, by the drive's seed and the segment's header.
+fn record_seed(drive: &[u8; 16], header: &[u8]) -> [u8; 16] {
+    let segment = Segment {
+        epoch: u64_at(header, 32),
+        ..Segment::free(0)
+    };
+    segment.seed(drive)
 }
 
 /// Records: header and key.
@@ -265,7 +275,7 @@ impl FuzzDrive {
             }
             3 => {
                 let mut bytes = bytes.to_vec();
-                seal_record(&SEED, &mut bytes);
+                seal_record(&self.record_seed(idx), &mut bytes);
                 let at = u64::from(u32::from(place) / geometry.segment_count) * 256;
                 let data_at = geometry.segment_at(idx) + Geometry::SEGMENT_HEADER;
                 self.write(data_at + at, &bytes);
@@ -283,6 +293,13 @@ impl FuzzDrive {
                 self.write(geometry.checkpoint_at((place & 1) as u8), &chunk);
             }
         }
+    }
+
+    /// What the checksums of a segment's records begin with, going by its header.
+    fn record_seed(&self, idx: u32) -> [u8; 16] {
+        let at = self.block.geometry.segment_at(idx);
+        let header = self.media.read(at, PAGE).expect("within the drive");
+        record_seed(&SEED, &header)
     }
 
     /// Takes what the superblock is with these bytes at this place, if it still is one of ours.

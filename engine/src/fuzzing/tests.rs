@@ -62,7 +62,9 @@ fn cut(name: &str, drive: &[u8], seeds: &mut Vec<Seed>) {
             add("engine_checkpoint", at + 32, payload);
             whole.extend(piece(4, u64::from(block.checkpoint.area), payload));
         } else if page.starts_with(b"mkRV") {
-            let header = Header::decode(&block.seed(), u32_at(page, 48), &drive[at..]);
+            let segment_at = geometry.segment_at(segment as u32) as usize;
+            let seed = record_seed(&block.seed(), &drive[segment_at..]);
+            let header = Header::decode(&seed, u32_at(page, 48), &drive[at..]);
             let (header, key) = header.expect("an honest record");
             let record = &drive[at..at + header.record_len()];
             add("engine_record", at, trim(record));

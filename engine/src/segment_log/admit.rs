@@ -175,8 +175,8 @@ impl DriveLog {
             .unwrap_or_default()
             .get(within..)
             .unwrap_or_default();
-        let generation = self.segments.get(location.segment_idx).generation;
-        let found = Header::decode(&self.seed, generation, bytes);
+        let segment = self.segments.get(location.segment_idx);
+        let found = Header::decode(&segment.seed(&self.seed), segment.generation, bytes);
         let current = found.filter(|(header, key)| {
             let expiry = header.attrs.expiry_ms;
             **key == *work.put.key && (expiry == 0 || expiry > context.unix_ms)

@@ -7,7 +7,7 @@
 //!                  · (1, row | 2, entry | 3, tombstone | 4, entry, expiry u64)…
 //!   head    = generation u64, segments u32, layout u32, settled u64
 //!   segment = generation u32, state u8, kind u8, class u8, header u8,
-//!             opened u64, end u32, replay from u32, 0 u64
+//!             opened u64, end u32, replay from u32, epoch u64
 //!   entry   = hash u128, segment u32, offset u32, generation u8, kind u8, hint u8, 0 u8
 //!   tombstone = hash u128, version u64
 //! ```
@@ -88,7 +88,7 @@ pub(crate) fn encode_segment(segment: &Segment, out: &mut Vec<u8>) {
     out.extend(segment.opened.to_le_bytes());
     out.extend(segment.end.to_le_bytes());
     out.extend(segment.replay_from().to_le_bytes());
-    out.extend([0; 8]);
+    out.extend(segment.epoch.to_le_bytes());
 }
 
 /// Writes an entry with its tag, and with the time when it expires where the index knows one and no
@@ -208,7 +208,7 @@ pub(crate) fn decode(
     for _ in 0..segments {
         let bytes = rest.get(..SEGMENT)?;
         let state = match bytes[4] {
-            _ if u64_at(bytes, 8) > COUNTER_MAX => return None,
+            _ if u64_at(bytes, 8).max(u64_at(bytes, 24)) > COUNTER_MAX => return None,
             0 => State::Free,
             1 => State::Open,
             2 => State::Sealed,
@@ -223,6 +223,7 @@ pub(crate) fn decode(
             },
             class: class_of(bytes[6]),
             opened: u64_at(bytes, 8),
+            epoch: u64_at(bytes, 24),
             end: u32_at(bytes, 16),
             // The checkpoint itself says what its header would, which may have been on its way.
             header: match state {

@@ -31,6 +31,8 @@ pub(super) struct ReadJob {
     /// Of the segment when the read began: it may be reclaimed meanwhile, but is not written to
     /// before the read ends.
     generation: u32,
+    /// Of the segment's records, likewise.
+    seed: [u8; 16],
     /// Bytes to read, from the entry's start.
     len: usize,
     /// What the table says of an extent.
@@ -107,6 +109,7 @@ impl DriveLog {
             key: work.key,
             location,
             generation: self.segments.get(location.segment_idx).generation,
+            seed: self.segments.get(location.segment_idx).seed(&self.seed),
             len,
             extent,
             waiters: vec![work.reply],
@@ -301,7 +304,7 @@ impl DriveLog {
             }
         };
         let bytes = bytes.get(within..).unwrap_or_default();
-        let Some((header, key)) = Header::decode(&self.seed, generation, bytes) else {
+        let Some((header, key)) = Header::decode(&read.seed, generation, bytes) else {
             let max = record::HEADER + crate::api::KEY_BYTES_MAX;
             let room = (self.segments.limit() - read.location.offset) as usize;
             if read.location.hint == 255 && bytes.len() < max.min(room) {
@@ -414,6 +417,7 @@ impl DriveLog {
             key: extent.key.clone(),
             location,
             generation: self.segments.get(location.segment_idx).generation,
+            seed: self.segments.get(location.segment_idx).seed(&self.seed),
             len: page_up(extent.len) as usize,
             extent: Some(extent),
             waiters: vec![work.reply],

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! segment header page:  0 magic u32   4 segment u32   8 generation u32  12 kind u8  13 class u8
-//!                      16 opened u64  24 crc u32      28 zeroes
+//!                      16 opened u64  24 crc u32      32 epoch u64  40 zeroes
 //! ```
 //!
 //! Torn, stale and misplaced structures are told by checksum, epoch and generation, and dropped
@@ -36,6 +36,7 @@ pub(crate) struct SegmentHeader {
     pub(crate) kind: Kind,
     pub(crate) class: Class,
     pub(crate) opened: u64,
+    pub(crate) epoch: u64,
 }
 
 impl SegmentHeader {
@@ -47,6 +48,7 @@ impl SegmentHeader {
         page[12] = (self.kind == Kind::Extents).into();
         page[13] = class_byte(self.class);
         set(&mut page, 16, &self.opened.to_le_bytes());
+        set(&mut page, 32, &self.epoch.to_le_bytes());
         let crc = crc_of(seed, &[&page]);
         set(&mut page, CRC_AT, &crc.to_le_bytes());
         page
@@ -60,7 +62,7 @@ impl SegmentHeader {
         if u32_at(&page, 0) != MAGIC || crc_of(seed, &[&page]) != crc {
             return None;
         }
-        if u64_at(&page, 16) > COUNTER_MAX {
+        if u64_at(&page, 16) > COUNTER_MAX || u64_at(&page, 32) > COUNTER_MAX {
             return None;
         }
         Some(Self {
@@ -73,6 +75,7 @@ impl SegmentHeader {
             },
             class: class_of(page[13]),
             opened: u64_at(&page, 16),
+            epoch: u64_at(&page, 32),
         })
     }
 }
@@ -305,6 +308,7 @@ impl Recovery<'_> {
                     kind: header.kind,
                     class: header.class,
                     opened: header.opened,
+                    epoch: header.epoch,
                     header: HeaderState::Done,
                     ..Segment::free(header.generation)
                 };
@@ -399,7 +403,8 @@ impl Recovery<'_> {
         let geometry = self.found.superblock.geometry;
         let limit = (Geometry::SEGMENT_HEADER + geometry.segment_data) as usize;
         let base = geometry.segment_at(idx);
-        let generation = self.found.segments[idx as usize].generation;
+        let segment = &self.found.segments[idx as usize];
+        let (generation, seed) = (segment.generation, segment.seed(&self.seed));
         let mut at = (self.replay_from[idx as usize] as usize).clamp(FIRST, limit) / PAGE * PAGE;
         let (mut last_good, mut bytes, mut start) = (at, Vec::new(), at);
         // A loss of power takes any of them, and what lies behind must not turn up at a later start.
@@ -417,7 +422,7 @@ impl Recovery<'_> {
                     .read(base + start as u64, (2 * READ_BYTES).min(limit - start))?;
             }
             let rest = &bytes[at - start..];
-            let record = Header::decode(&self.seed, generation, rest);
+            let record = Header::decode(&seed, generation, rest);
             let whole = record.filter(|(header, _)| {
                 let body = record::HEADER + header.key_len as usize;
                 let body = rest.get(body..body + header.body_len as usize);

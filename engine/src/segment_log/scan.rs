@@ -105,7 +105,8 @@ impl DriveLog {
         let Some(location) = job.left.pop() else {
             return;
         };
-        let generation = self.segments.get(location.segment_idx).generation;
+        let segment = self.segments.get(location.segment_idx);
+        let (generation, seed) = (segment.generation, segment.seed(&self.seed));
         self.segments.get_mut(location.segment_idx).readers -= 1;
         self.segments.release(location.segment_idx);
         if let (Ok(()), IoBuffer::Target(memory)) = (&done.result, done.buffer) {
@@ -114,7 +115,7 @@ impl DriveLog {
             let bytes = bytes
                 .get(location.offset as usize % PAGE..)
                 .unwrap_or_default();
-            if let Some((header, key)) = Header::decode(&self.seed, generation, bytes) {
+            if let Some((header, key)) = Header::decode(&seed, generation, bytes) {
                 let expiry = header.attrs.expiry_ms;
                 let live = expiry == 0 || expiry > context.unix_ms;
                 if header.namespace == job.namespace && live {

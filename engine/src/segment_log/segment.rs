@@ -69,6 +69,8 @@ pub(crate) struct Segment {
     pub(crate) generation: u32,
     /// The version when it was opened: its place in write order.
     pub(crate) opened: u64,
+    /// Of the drive when it was opened.
+    pub(crate) epoch: u64,
     /// Where the next write goes, from the segment's start.
     pub(crate) end: u32,
     pub(crate) live_bytes: u64,
@@ -101,6 +103,7 @@ impl Segment {
             class: Class::Evictable,
             generation,
             opened: 0,
+            epoch: 0,
             end: Geometry::SEGMENT_HEADER as u32,
             live_bytes: 0,
             live_count: 0,
@@ -114,6 +117,12 @@ impl Segment {
             scanned_from: Geometry::SEGMENT_HEADER as u32,
             covered: false,
         }
+    }
+
+    /// Seed of the checksums of its records. A loss of power may take the header of a segment and leave
+    /// records, and its next life has the same generation, but never the same epoch.
+    pub(crate) fn seed(&self, drive: &[u8; 16]) -> [u8; 16] {
+        (u128::from_le_bytes(*drive) ^ u128::from(self.epoch)).to_le_bytes()
     }
 
     /// Where a recovery must begin to scan records.

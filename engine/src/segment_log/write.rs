@@ -181,16 +181,10 @@ impl DriveLog {
         let Some(batch) = &mut self.batches[slot] else {
             unreachable!("was just made")
         };
-        let generation = self.segments.list[batch.segment as usize].generation;
+        let segment = &self.segments.list[batch.segment as usize];
+        let (generation, seed) = (segment.generation, segment.seed(&self.seed));
         let offset = batch.offset + batch.used as u32;
-        let kind = encode(
-            &self.seed,
-            &self.ops[op].work,
-            version,
-            generation,
-            len,
-            batch,
-        );
+        let kind = encode(&seed, &self.ops[op].work, version, generation, len, batch);
         batch.used += len;
         batch.ops.push(op);
         self.segments.get_mut(batch.segment).wrote(batch.offset, 1);
@@ -263,13 +257,15 @@ impl DriveLog {
     }
 
     fn write_header(&mut self, context: &mut Context<'_>, idx: u32) -> Result<(), NoPlace> {
-        let segment = self.segments.get(idx);
+        let segment = self.segments.get_mut(idx);
+        segment.epoch = self.superblock.epoch;
         let header = SegmentHeader {
             idx,
             generation: segment.generation,
             kind: segment.kind,
             class: segment.class,
             opened: segment.opened,
+            epoch: segment.epoch,
         };
         let page = header.encode(&self.seed);
         let page = self.buffer(&page).ok_or(NoPlace::Later)?;

@@ -9,9 +9,9 @@ use crate::entry::Meta;
 use crate::index::{Cursor, If, Index, KeyHash, KeyHasher, Location};
 use crate::segment_log::bytes::{PAGE, crc_of, page_up};
 use crate::segment_log::record::{self, Header};
-use crate::segment_log::recover::Replay;
+use crate::segment_log::recover::{Recovered, Replay};
 use crate::segment_log::segment::{HINT, KIND_EXTENT, KIND_STRIPES, Segments};
-use crate::segment_log::superblock::{Geometry, Superblock};
+use crate::segment_log::superblock::Geometry;
 use crate::stream::{StripeTable, Stripes, decode_list};
 
 /// Fills the index with what was recovered; returns the last version.
@@ -64,8 +64,7 @@ fn list_at(drives: &[Found], list: &Location) -> Option<(Header, Vec<u8>, Vec<u8
     let Some(Found::Ready { media, recovered }) = drives.get(usize::from(list.drive_idx)) else {
         return None;
     };
-    let generation = recovered.segments[list.segment_idx as usize].generation;
-    read_record(media, &recovered.superblock, list, generation)
+    read_record(media, recovered, list)
 }
 
 /// Drive, segment and offset of an extent.
@@ -152,10 +151,12 @@ fn holds(drives: &[Found], part: &Location, key: &[u8]) -> bool {
 /// Reads a whole record at start.
 fn read_record(
     media: &Media,
-    block: &Superblock,
+    recovered: &Recovered,
     location: &Location,
-    generation: u32,
 ) -> Option<(Header, Vec<u8>, Vec<u8>)> {
+    let block = &recovered.superblock;
+    let segment = &recovered.segments[location.segment_idx as usize];
+    let seed = segment.seed(&block.seed());
     let geometry = &block.geometry;
     let limit = Geometry::SEGMENT_HEADER + geometry.segment_data;
     let start = u64::from(location.offset) / PAGE as u64 * PAGE as u64;
@@ -166,7 +167,7 @@ fn read_record(
         let bytes = page_up(len as u64).min(limit - start) as usize;
         let bytes = media.read(base + start, bytes).ok()?;
         let record = bytes.get(within..)?;
-        let (header, key) = Header::decode(&block.seed(), generation, record)?;
+        let (header, key) = Header::decode(&seed, segment.generation, record)?;
         let body = record::HEADER + key.len();
         match record.get(body..body + header.body_len as usize) {
             Some(body) if crc_of(&[], &[body]) == header.body_crc => {

@@ -144,23 +144,19 @@ impl Versions<'_> {
         if bounds.start() == bounds.end() {
             return bounds;
         }
-        let version = self.drive(place).and_then(|(media, recovered)| {
-            let generation = recovered.segments[place.segment_idx as usize].generation;
-            version_of(media, recovered, place, generation)
-        });
+        let version = self
+            .drive(place)
+            .and_then(|(media, recovered)| version_of(media, recovered, place));
         let version = version.unwrap_or(*bounds.start());
         version..=version
     }
 }
 
 /// The version in a record's header.
-fn version_of(
-    media: &Media,
-    recovered: &Recovered,
-    place: &Location,
-    generation: u32,
-) -> Option<u64> {
+fn version_of(media: &Media, recovered: &Recovered, place: &Location) -> Option<u64> {
     let block = &recovered.superblock;
+    let segment = &recovered.segments[place.segment_idx as usize];
+    let seed = segment.seed(&block.seed());
     let limit = Geometry::SEGMENT_HEADER + block.geometry.segment_data;
     let within = place.offset as usize % PAGE;
     let start = u64::from(place.offset) - within as u64;
@@ -172,7 +168,7 @@ fn version_of(
         let pages = (within + len.max(1)).next_multiple_of(PAGE) as u64;
         let bytes = media.read(at, pages.min(limit.checked_sub(start)?) as usize);
         let bytes = bytes.ok()?;
-        let (header, _) = Header::decode(&block.seed(), generation, bytes.get(within..)?)?;
+        let (header, _) = Header::decode(&seed, segment.generation, bytes.get(within..)?)?;
         Some(header.version)
     })
 }
