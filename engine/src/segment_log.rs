@@ -318,7 +318,8 @@ impl DriveLog {
             return None;
         }
         let everysec = self.config.sync == crate::config::Sync::Everysec;
-        let flush = (self.dirty && everysec).then_some(self.next_flush);
+        let flush = self.dirty && everysec && !self.timed_flush;
+        let flush = flush.then_some(self.next_flush);
         let waits = !self.journal.pending.is_empty() || self.checkpoint_wanted;
         let room = (waits && self.no_room_until > Tick(0)).then_some(self.no_room_until);
         [flush, room, self.checkpoint_again]

@@ -157,6 +157,22 @@ fn with_an_old_value(old: u8) -> (Store, Vec<u8>) {
 }
 
 #[test]
+fn what_a_striped_value_replaced_stays_away_when_a_drive_of_its_parts_is_gone() {
+    let mut store = Store::new(2);
+    let keys: Vec<Vec<u8>> = (0..8).map(|_| store.absent_key_of(0)).collect();
+    for (seed, key) in (0..).zip(&keys) {
+        store.client.put(key, &value_of(seed, 100)).expect("put");
+        let striped = value_of(100 + seed, 700_000);
+        store.client.put(key, &striped).expect("put");
+    }
+    let store = store.kill_and_wipe(&[1]);
+    for key in &keys {
+        assert_eq!(store.client.get(key).map(|value| value.len()), None);
+        assert!(!store.client.exists(key));
+    }
+}
+
+#[test]
 fn value_that_moved_to_another_drive_is_not_lost_to_an_older_checkpoint_or_tombstone() {
     for old in [0, 1] {
         for len in [10, 1000, 100_000] {

@@ -154,7 +154,7 @@ pub(crate) fn recover(
     recovery.read_checkpoint()?;
     recovery.read_journal()?;
     recovery.read_headers()?;
-    recovery.place_rows()?;
+    recovery.place_rows();
     recovery.read_records()?;
     Ok(recovery.found)
 }
@@ -320,7 +320,7 @@ impl Recovery<'_> {
     }
 
     /// Puts rows into their segments and the tail.
-    fn place_rows(&mut self) -> Result<(), DriveOpenError> {
+    fn place_rows(&mut self) {
         let geometry = self.found.superblock.geometry;
         let limit = Geometry::SEGMENT_HEADER + geometry.segment_data;
         let clean = self.found.superblock.clean;
@@ -359,7 +359,7 @@ impl Recovery<'_> {
             if row.generation == segment.generation {
                 segment.end = segment.end.max(page_up(end) as u32);
                 let in_doubt = self.verify && page.is_some_and(|page| page >= flushed);
-                if in_doubt && !is_whole(self.media, &geometry, &row)? {
+                if in_doubt && !is_whole(self.media, &geometry, &row) {
                     self.found.dropped += 1;
                     self.found.has_dropped_rows = true;
                     continue;
@@ -384,7 +384,6 @@ impl Recovery<'_> {
                     .push((row.version, Replay::Put { hash, location }));
             }
         }
-        Ok(())
     }
 
     fn read_records(&mut self) -> Result<(), DriveOpenError> {
@@ -477,12 +476,14 @@ impl Recovery<'_> {
 
 const FIRST: usize = Geometry::SEGMENT_HEADER as usize;
 
-/// Whether the value that a row tells of is there.
-fn is_whole(media: &Media, geometry: &Geometry, row: &Row) -> Result<bool, DriveOpenError> {
+/// Whether the value that a row tells of is there. What can't be read isn't, and costs no other value.
+fn is_whole(media: &Media, geometry: &Geometry, row: &Row) -> bool {
     let at = geometry.segment_at(row.segment) + u64::from(row.offset);
-    let value = media.read(at, page_up(row.value_len) as usize)?;
+    let Ok(value) = media.read(at, page_up(row.value_len) as usize) else {
+        return false;
+    };
     let value = value.get(..row.value_len as usize);
-    Ok(value.is_some_and(|value| crc_of(&[], &[value]) == row.crc))
+    value.is_some_and(|value| crc_of(&[], &[value]) == row.crc)
 }
 
 fn extent_of(row: &Row, part: Option<u32>, unverified: bool) -> Extent {

@@ -36,7 +36,7 @@ pub(super) fn restore(
         entries.append(&mut recovered.entries);
     }
     tail.retain(|(_, change)| match change {
-        Replay::Put { location, .. } => has_all_parts(drives, members, location),
+        Replay::Put { location, .. } => counts(drives, members, location),
         Replay::Remove { .. } => true,
     });
     merge(index, drives, tail, entries);
@@ -46,17 +46,29 @@ pub(super) fn restore(
     last_version
 }
 
-/// Whether what lies at a place is a whole value: of a striped one whose last parts a loss of power
-/// has taken, the list may be there, and must not hide the key's last value.
-fn has_all_parts(drives: &[Found], members: &[u16], location: &Location) -> bool {
+/// Whether a change of a tail tells about its key. The list of a striped value doesn't, if a loss of
+/// power has kept it and not the last of its parts: it must not hide the key's last value. Where parts
+/// are gone for another reason (their drive is, or they were evicted) they were there once, and the key
+/// has no value.
+fn counts(drives: &[Found], members: &[u16], location: &Location) -> bool {
     if location.kind != KIND_STRIPES {
         return true;
     }
     let Some((header, key, body)) = list_at(drives, location) else {
-        return false;
+        return true;
     };
-    let found = decode_list(&body, header.value_len, members);
-    found.is_some_and(|(_, parts)| parts.iter().all(|part| holds(drives, part, &key)))
+    let Some((_, parts)) = decode_list(&body, header.value_len, members) else {
+        return true;
+    };
+    // A checkpoint that is younger than the list had all parts, or knew why not.
+    let was_there = |part: &Location| match drives.get(usize::from(part.drive_idx)) {
+        Some(Found::Ready { recovered, .. }) => {
+            recovered.superblock.checkpoint.version >= header.version
+        }
+        _ => true,
+    };
+    let mut parts = parts.iter();
+    parts.all(|part| holds(drives, part, &key) || was_there(part))
 }
 
 /// Reads a part list.
