@@ -5,6 +5,7 @@
 //! browser was lured to has neither. From other hosts it must come over HTTPS, which keeps the token secret. Over the
 //! unix socket (`network.admin_socket`), which only the server's own user can open, nothing of this is asked.
 
+mod bounded;
 mod guard;
 mod health;
 mod metrics;

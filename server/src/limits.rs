@@ -35,7 +35,8 @@ pub struct Limits {
     pub admin_request_bytes_max: usize,
     /// From accept to a complete admin request header.
     pub admin_header: Duration,
-    /// Admin connections at once.
+    /// Admin connections at once. Beyond it the oldest that hasn't sent a request's head is closed, and where all have, the
+    /// one whose last lies longest back.
     pub admin_connections_max: usize,
 }
 

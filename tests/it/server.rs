@@ -3,6 +3,7 @@
 mod admin;
 mod attacks;
 mod bounds;
+mod crowd;
 mod files;
 mod hogs;
 mod life;

@@ -3,27 +3,21 @@
 //! Request heads and bodies are bounded in bytes and time, and so is the number of connections: the admin port must answer
 //! a probe while somebody else floods it.
 
-use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{Address, Handle, Server};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::bounded::{Bounded, Entrance};
 use crate::limits::Limits;
 
 /// Why certificate and key can't serve HTTPS.
@@ -116,6 +110,7 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let router = router.layer(DefaultBodyLimit::max(limits.admin_request_bytes_max));
     let app = router.into_make_service_with_connect_info::<SocketAddr>();
+    let app = Entrance::new(app, limits);
     let bounded = Bounded::new(limits);
     // HTTP/2 would have to be told from HTTP/1 by its first bytes, for which nothing sets a time limit.
     let server = axum_server::from_tcp(listener)?.http1_only();
@@ -144,7 +139,7 @@ pub(crate) async fn serve_socket(
     let router = router.layer(DefaultBodyLimit::max(limits.admin_request_bytes_max));
     let server = axum_server::from_unix(listener)?.http1_only();
     let server = within(server.acceptor(Bounded::new(limits)), limits);
-    let app = router.into_make_service();
+    let app = Entrance::new(router.into_make_service(), limits);
     server.handle(handle).serve(app).await
 }
 
@@ -156,100 +151,6 @@ fn within<A: Address, S>(mut server: Server<A, S>, limits: &Limits) -> Server<A,
         .header_read_timeout(limits.admin_header)
         .max_buf_size(limits.admin_request_bytes_max.max(8192));
     server
-}
-
-/// Refuses connections beyond a number of open ones, before TLS or HTTP sees them.
-#[derive(Clone)]
-struct Bounded {
-    open: Arc<AtomicUsize>,
-    open_max: usize,
-    idle: Duration,
-}
-
-impl Bounded {
-    fn new(limits: &Limits) -> Self {
-        Self {
-            open: Arc::new(AtomicUsize::new(0)),
-            open_max: limits.admin_connections_max,
-            idle: limits.admin_header,
-        }
-    }
-}
-
-impl<I, S> Accept<I, S> for Bounded {
-    type Stream = Counted<I>;
-    type Service = S;
-    type Future = std::future::Ready<io::Result<(Counted<I>, S)>>;
-
-    fn accept(&self, stream: I, service: S) -> Self::Future {
-        let before = self.open.fetch_add(1, Ordering::Relaxed);
-        let idle = Box::pin(tokio::time::sleep(self.idle));
-        let stream = Counted {
-            stream,
-            open: self.open.clone(),
-            limit: self.idle,
-            idle,
-        };
-        std::future::ready(if before >= self.open_max {
-            Err(io::Error::other("too many admin connections"))
-        } else {
-            Ok((stream, service))
-        })
-    }
-}
-
-/// A stream that counts as open until it is dropped, and ends when nothing arrives for a while.
-///
-/// The HTTP server's own limit starts with the first byte of a request; before it, and between two, this one holds.
-struct Counted<I> {
-    stream: I,
-    open: Arc<AtomicUsize>,
-    limit: Duration,
-    idle: Pin<Box<tokio::time::Sleep>>,
-}
-
-impl<I> Drop for Counted<I> {
-    fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
-            Poll::Pending => {
-                ready!(self.idle.as_mut().poll(cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
-            Poll::Ready(result) => {
-                let again = tokio::time::Instant::now() + self.limit;
-                self.idle.as_mut().reset(again);
-                Poll::Ready(result)
-            }
-        }
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

@@ -104,3 +104,48 @@ fn certificates_that_cant_serve_are_named_with_what_belongs_there() {
         "{strangers}"
     );
 }
+
+#[test]
+fn handshakes_that_never_end_make_room_for_one_that_does() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/", axum::routing::get(|| async { "hello" }));
+    let limits = Limits {
+        admin_connections_max: 8,
+        ..Limits::default()
+    };
+    let handle = Handle::new();
+    let stopper = handle.clone();
+    runtime.spawn(async move {
+        let tls = Some(RustlsConfig::from_config(pair("one")));
+        serve(listener, tls, router, &limits, handle).await.unwrap();
+    });
+    // The first bytes of a client's hello.
+    let mut begun: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(&[22, 3, 1, 2, 0, 1]).unwrap();
+            stream
+        })
+        .collect();
+    let start = std::time::Instant::now();
+    let answer = get(address, "one").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let soon = std::time::Duration::from_secs(2);
+    assert!(start.elapsed() < soon, "{:?}", start.elapsed());
+    begun[0].set_read_timeout(Some(soon)).unwrap();
+    let end = begun[0].read(&mut [0]);
+    let is_closed = matches!(&end, Ok(0))
+        || matches!(&end, Err(error) if error.kind() == io::ErrorKind::ConnectionReset);
+    assert!(is_closed, "the oldest goes: {end:?}");
+    begun[1].set_nonblocking(true).unwrap();
+    let end = begun[1].read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(end, Err(io::ErrorKind::WouldBlock), "the next stays");
+    stopper.shutdown();
+}
