@@ -22,6 +22,8 @@ mod crash_tests;
 mod drive_set;
 mod drives;
 #[cfg(test)]
+mod evict_tests;
+#[cfg(test)]
 mod expiry_tests;
 #[cfg(test)]
 mod fake;

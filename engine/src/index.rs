@@ -313,6 +313,11 @@ impl Index {
         self.segment(drive_idx, segment_idx).load(Ordering::Relaxed)
     }
 
+    /// Whether a place is of its segment's present life.
+    pub(crate) fn is_current(&self, place: &Location) -> bool {
+        self.generation(place.drive_idx, place.segment_idx) == place.generation
+    }
+
     /// Sets a segment's generation: at recovery, before an entry of it is put.
     ///
     /// # Panics

@@ -10,7 +10,8 @@
 //!            16 per part: member u16, generation u8, 0 u8, segment u32, offset u32
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -43,42 +44,84 @@ pub(crate) struct Stripes {
     pub(crate) list: Location,
 }
 
-/// The striped values by hash.
+/// The striped values by hash, and by the segments that they lie in.
 #[derive(Default)]
 pub(crate) struct StripeTable {
-    known: Mutex<BTreeMap<u128, Arc<Stripes>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    values: BTreeMap<u128, Arc<Stripes>>,
+    /// Drive, segment and hash of every list and part.
+    places: BTreeSet<(u8, u32, u128)>,
+}
+
+impl Known {
+    fn put(&mut self, stripes: Stripes) -> Option<Arc<Stripes>> {
+        let last = self.take(stripes.hash);
+        self.places.extend(stripes.in_segments());
+        self.values.insert(stripes.hash.0, Arc::new(stripes));
+        last
+    }
+
+    fn take(&mut self, hash: KeyHash) -> Option<Arc<Stripes>> {
+        let taken = self.values.remove(&hash.0)?;
+        for place in taken.in_segments() {
+            self.places.remove(&place);
+        }
+        Some(taken)
+    }
+
+    fn within(&self, places: impl RangeBounds<(u8, u32, u128)>) -> Vec<Arc<Stripes>> {
+        let hashes: BTreeSet<u128> = self.places.range(places).map(|place| place.2).collect();
+        let values = hashes.iter().filter_map(|hash| self.values.get(hash));
+        values.cloned().collect()
+    }
+}
+
+impl Stripes {
+    fn in_segments(&self) -> impl Iterator<Item = (u8, u32, u128)> {
+        let places = self.parts.iter().chain([&self.list]);
+        places.map(|place| (place.drive_idx, place.segment_idx, self.hash.0))
+    }
 }
 
 impl StripeTable {
     pub(crate) fn get(&self, hash: KeyHash) -> Option<Arc<Stripes>> {
-        self.known.lock().get(&hash.0).cloned()
+        self.known.lock().values.get(&hash.0).cloned()
     }
 
     /// Puts a value in place of the key's last one, which it returns.
     pub(crate) fn put(&self, stripes: Stripes) -> Option<Arc<Stripes>> {
-        self.known.lock().insert(stripes.hash.0, Arc::new(stripes))
+        self.known.lock().put(stripes)
     }
 
     /// The values of which a drive has a part or the list.
     pub(crate) fn on_drive(&self, drive: u8) -> Vec<Arc<Stripes>> {
-        let known = self.known.lock();
-        let places = |stripes: &Stripes| {
-            let mut places = stripes.parts.iter().chain([&stripes.list]);
-            places.any(|place| place.drive_idx == drive)
-        };
-        known.values().filter(|one| places(one)).cloned().collect()
+        let all = (drive, 0, 0)..=(drive, u32::MAX, u128::MAX);
+        self.known.lock().within(all)
+    }
+
+    /// The values of which a segment has a part or the list.
+    pub(crate) fn in_segment(&self, drive: u8, segment: u32) -> Vec<Arc<Stripes>> {
+        let all = (drive, segment, 0)..=(drive, segment, u128::MAX);
+        self.known.lock().within(all)
     }
 
     /// Takes a value out, if it is the one that this list names.
     pub(crate) fn take(&self, hash: KeyHash, list: &Location) -> Option<Arc<Stripes>> {
         let mut known = self.known.lock();
-        if known
-            .get(&hash.0)
-            .is_some_and(|stripes| stripes.list == *list)
-        {
-            return known.remove(&hash.0);
-        }
-        None
+        let known_list = known.values.get(&hash.0).map(|stripes| stripes.list);
+        known_list
+            .filter(|known| known == list)
+            .and_then(|_| known.take(hash))
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.known.lock().values.len()
     }
 }
 

@@ -1,7 +1,6 @@
 //! What goes with a drive that is lost while the store runs.
 
 use super::Shared;
-use crate::index::{Change, If};
 
 impl Shared {
     /// Forgets what was on a drive that is lost, and counts it: its entries, and the striped values
@@ -10,9 +9,7 @@ impl Shared {
         let tables = &self.tables;
         let mut count = 0;
         for stripes in tables.stripes.on_drive(drive) {
-            let change = tables.index.remove(stripes.hash, If::At(stripes.list));
-            count += u64::from(matches!(change, Change::Done(Some(_))));
-            self.purge_stripes(&stripes);
+            count += u64::from(self.purge_stripes(&stripes));
         }
         count += tables.index.forget_drive(drive);
         tables.count_lost(count);

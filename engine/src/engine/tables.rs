@@ -15,9 +15,9 @@ use super::memory;
 use crate::cache::{Cache, CacheConfig, CacheKey, Evicted};
 use crate::config::{EngineConfig, Mode};
 use crate::entry::Meta;
-use crate::index::{Index, KeyHash, KeyHasher, Location};
+use crate::index::{Change, If, Index, KeyHash, KeyHasher, Location};
 use crate::slab::{ReadMemory, SlabPool, WriteMemory};
-use crate::stream::StripeTable;
+use crate::stream::{StripeTable, Stripes};
 
 /// See the module docs.
 pub(crate) struct Tables {
@@ -180,6 +180,19 @@ impl Tables {
             evicted.meta.len
         };
         self.count_evictions(1, unread);
+    }
+
+    /// Ends a striped value, unless another has taken its place. Returns whether it was there, and the
+    /// places of it that are dead now: each is told once, whoever else ends the value meanwhile.
+    pub(crate) fn end_stripes(&self, stripes: &Stripes) -> (bool, Vec<Location>) {
+        let list = stripes.list;
+        let change = self.index.remove(stripes.hash, If::At(list));
+        let was_there = matches!(change, Change::Done(_));
+        let mut dead: Vec<Location> = was_there.then_some(list).into_iter().collect();
+        if let Some(taken) = self.stripes.take(stripes.hash, &list) {
+            dead.extend_from_slice(&taken.parts);
+        }
+        (was_there, dead)
     }
 
     pub(crate) fn count_evictions(&self, count: u64, never_read_bytes: u64) {

@@ -6,7 +6,7 @@ use super::end::is_no_room;
 use super::frames::Ticket;
 use super::journal::{Row, RowOp};
 use super::segment::{Extent, HeaderState};
-use super::{Body, Context, DriveLog, Purpose, Work};
+use super::{Body, Context, DriveLog, Note, Purpose, Work};
 use crate::api::{Committed, CompletionResult};
 use crate::cache::CacheKey;
 use crate::clock::Tick;
@@ -273,7 +273,7 @@ impl DriveLog {
                         namespace: work.put.namespace,
                         key: &work.put.key,
                     };
-                    let (len, crc) = (work.put.len, work.crc);
+                    let (len, crc, hash) = (work.put.len, work.crc, work.put.hash);
                     let meta = Meta {
                         attrs: work.put.attrs,
                         version,
@@ -304,6 +304,7 @@ impl DriveLog {
                                 self.bury_parts(context, &last.parts);
                             }
                             self.bury_only(context, before);
+                            self.end_if_incomplete(context, hash);
                             return self.finish(
                                 context,
                                 op,
@@ -311,13 +312,44 @@ impl DriveLog {
                             );
                         }
                     }
-                    let hash = work.put.hash;
                     self.bury(context, hash, before);
                 }
                 CompletionResult::Committed(Ok(Committed { version }))
             }
         };
         self.finish(context, op, result);
+    }
+
+    /// Ends a striped value of which a part was evicted when nothing told yet what it was a part of.
+    /// An eviction ends its segment's life before it looks which values it takes along, and this looks
+    /// after the value is known: one of the two sees the other.
+    fn end_if_incomplete(&mut self, context: &mut Context<'_>, hash: KeyHash) {
+        let tables = context.tables;
+        let Some(stripes) = tables.stripes.get(hash) else {
+            return;
+        };
+        if stripes
+            .parts
+            .iter()
+            .all(|part| tables.index.is_current(part))
+        {
+            return;
+        }
+        let count = u64::from(self.end_stripes(context, &stripes));
+        let never_read = count * stripes.meta.len;
+        let note = Note::Evicted { count, never_read };
+        context.effects.notes.push(note);
+    }
+
+    /// Ends a striped value; true if it was there. Nothing took its place, so no flush is waited for.
+    pub(super) fn end_stripes(&mut self, context: &mut Context<'_>, stripes: &Stripes) -> bool {
+        let (was_there, dead) = context.tables.end_stripes(stripes);
+        let (ours, others): (Vec<Location>, Vec<Location>) = dead
+            .into_iter()
+            .partition(|dead| dead.drive_idx == self.config.drive);
+        ours.iter().for_each(|dead| self.segments.add_dead(dead));
+        context.bury(&others);
+        was_there
     }
 
     /// Counts what an index entry replaced as dead, wherever it lies, with its parts.

@@ -8,7 +8,7 @@ use super::superblock::CheckpointPointer;
 use super::{Context, DriveLog, Note, Purpose};
 use crate::clock::Tick;
 use crate::drive::{IoBuffer, IoDone};
-use crate::index::{Cursor, Entry};
+use crate::index::{Cursor, Entry, Location};
 
 /// Index entries looked at per chunk.
 const SCAN: usize = 8192;
@@ -98,23 +98,33 @@ impl DriveLog {
     /// The end of a segment is journalled: its entries vanish at once.
     pub(super) fn reclaimed(&mut self, context: &mut Context<'_>, segment: u32) {
         let (index, drive) = (&context.tables.index, self.config.drive);
-        let (parts, expired_unread) = self.segments.expired_in(segment, context.unix_ms);
-        let expired = parts + index.expired_in(drive, segment, context.unix_ms);
+        let expired = index.expired_in(drive, segment, context.unix_ms);
         index.reclaim_segment(drive, segment);
+        self.end_striped(context, segment);
+        let expired_unread = self.segments.expired_unread(segment, context.unix_ms);
         let (count, never_read) = self.segments.clear(segment);
-        let expired = expired.min(count);
-        let notes = [
-            Note::Expired { count: expired },
-            Note::Evicted {
-                count: count - expired,
-                never_read: never_read.saturating_sub(expired_unread),
-            },
-        ];
-        context.effects.notes.extend(notes);
+        let never_read = never_read.saturating_sub(expired_unread);
+        count_gone(context, count, expired, never_read);
         // Its next life begins when the end of this one can't be forgotten: two of the same generation
         // would be taken for one. The flush keeps it from being written over, as a reader does.
         self.segments.get_mut(segment).readers += 1;
         self.submit_flush(context, Purpose::FlushAfterFree(segment));
+    }
+
+    /// Ends the striped values of which a segment has a part or the list: one with a part less is no
+    /// value. What a list in the segment names is counted with the segment's entries, any other here.
+    fn end_striped(&mut self, context: &mut Context<'_>, segment: u32) {
+        let drive = self.config.drive;
+        for stripes in context.tables.stripes.in_segment(drive, segment) {
+            let is_here =
+                |place: &&Location| (place.drive_idx, place.segment_idx) == (drive, segment);
+            let mut parts = stripes.parts.iter().filter(is_here);
+            let was_read = self.segments.was_read(segment, &mut parts);
+            let count = u64::from(self.end_stripes(context, &stripes));
+            let expired = count * u64::from(stripes.meta.expired(context.unix_ms));
+            let never_read = u64::from(!was_read) * (count - expired) * stripes.meta.len;
+            count_gone(context, count, expired, never_read);
+        }
     }
 
     /// The end of a segment can't be forgotten any more.
@@ -380,6 +390,19 @@ impl DriveLog {
             self.finish_checkpoint(context);
         }
     }
+}
+
+/// Tells of values whose room is used again, of which so many had expired.
+fn count_gone(context: &mut Context<'_>, count: u64, expired: u64, never_read: u64) {
+    let expired = expired.min(count);
+    let notes = [
+        Note::Expired { count: expired },
+        Note::Evicted {
+            count: count - expired,
+            never_read,
+        },
+    ];
+    context.effects.notes.extend(notes);
 }
 
 fn row_of(segment: u32, generation: u32, offset: u32, extent: &super::segment::Extent) -> Row {

@@ -361,30 +361,32 @@ impl Segments {
         extent.map_or(0, |extent| page_up(extent.len))
     }
 
-    /// Of a segment's extents that have expired: how many are parts of striped values, and how many
-    /// bytes nobody ever read.
-    pub(crate) fn expired_in(&self, idx: u32, unix_ms: u64) -> (u64, u64) {
-        let extents = self.get(idx).extents.values();
-        let expired = extents.filter(|extent| {
+    /// How many bytes of a segment's values that have expired nobody ever read. Parts are no values.
+    pub(crate) fn expired_unread(&self, idx: u32, unix_ms: u64) -> u64 {
+        let unread = self.get(idx).extents.values().filter(|extent| {
             let expiry_ms = extent.attrs.expiry_ms;
-            expiry_ms != 0 && expiry_ms <= unix_ms
+            extent.part.is_none() && !extent.was_read && expiry_ms != 0 && expiry_ms <= unix_ms
         });
-        expired.fold((0, 0), |(parts, unread), extent| {
-            let len = if extent.was_read { 0 } else { extent.len };
-            (parts + u64::from(extent.part.is_some()), unread + len)
-        })
+        unread.map(|extent| extent.len).sum()
     }
 
-    /// Ends a segment's life: everything in it is gone. Returns how many entries that were, and
-    /// how many bytes of extents that nobody ever read.
+    /// Whether any of these places in a segment was ever read.
+    pub(crate) fn was_read(&self, idx: u32, places: &mut dyn Iterator<Item = &Location>) -> bool {
+        let extents = &self.get(idx).extents;
+        places
+            .filter_map(|place| extents.get(&place.offset))
+            .any(|extent| extent.was_read)
+    }
+
+    /// Ends a segment's life: everything in it is gone. Returns how many values that were, and how
+    /// many bytes of extents that nobody ever read; parts of striped values are no values.
     pub(crate) fn clear(&mut self, idx: u32) -> (u64, u64) {
         let segment = self.get_mut(idx);
-        let never_read = segment
-            .extents
-            .values()
-            .filter(|extent| !extent.was_read)
-            .map(|extent| extent.len)
-            .sum();
+        let extents = segment.extents.values();
+        let (parts, values): (Vec<_>, Vec<_>) = extents.partition(|extent| extent.part.is_some());
+        let never_read = values.iter().filter(|extent| !extent.was_read);
+        let never_read = never_read.map(|extent| extent.len).sum();
+        let parts = parts.len() as u64;
         let (bytes, count) = (segment.live_bytes, segment.live_count);
         let noted = segment.checkpoint_bytes;
         *segment = Segment {
@@ -396,7 +398,7 @@ impl Segments {
         self.used_bytes -= bytes;
         self.checkpoint_bytes -= noted;
         self.sealed.retain(|sealed| *sealed != idx);
-        (count, never_read)
+        (count.saturating_sub(parts), never_read)
     }
 
     /// Frees a cleared segment once nobody reads it. One that is being reclaimed isn't cleared yet:

@@ -11,7 +11,7 @@ use crate::clock::Tick;
 use crate::engine::Shared;
 use crate::entry::OwnedPut;
 use crate::error::PutError;
-use crate::index::{If, KeyHash, Location};
+use crate::index::{KeyHash, Location};
 use crate::lease::WriteLease;
 use crate::queue::CompletionSender;
 use crate::segment_log::bytes::{crc_of_pieces, page_up};
@@ -163,13 +163,11 @@ impl Shared {
         }
     }
 
-    /// Ends a striped value: its index entry, and its parts.
-    pub(crate) fn purge_stripes(&self, stripes: &Stripes) {
-        self.tables.index.remove(stripes.hash, If::At(stripes.list));
-        if let Some(stripes) = self.tables.stripes.take(stripes.hash, &stripes.list) {
-            self.bury_parts(&stripes.parts);
-            self.post(stripes.list.drive_idx, Event::Dead(stripes.list));
-        }
+    /// Ends a striped value, unless another has taken its place; true if it was there.
+    pub(crate) fn purge_stripes(&self, stripes: &Stripes) -> bool {
+        let (was_there, dead) = self.tables.end_stripes(stripes);
+        self.bury_parts(&dead);
+        was_there
     }
 }
 
