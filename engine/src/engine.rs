@@ -166,6 +166,19 @@ impl Engine {
         )
     }
 
+    /// How many bytes the first window of a [pending](Step::Pending) get may have: a bound by what
+    /// is known of the key in RAM, for who must find room before the value is there. A put that ends
+    /// meanwhile may make it wrong.
+    pub fn get_bytes_max(&self, namespace: u32, key: &[u8]) -> u64 {
+        let hash = self.shared.tables.hasher.hash(namespace, key);
+        self.shared.get_bytes_max(hash)
+    }
+
+    /// The longest value that isn't striped over the drives.
+    pub fn block_bytes(&self) -> u64 {
+        self.shared.tables.part_bytes
+    }
+
     /// Reads many values, fetching index lines ahead; appends one answer per get to `out`.
     pub fn get_many(&self, queue: &CompletionQueue, gets: &[Get<'_>], out: &mut Vec<GetStep>) {
         self.shared.get_many(queue.sender(), gets, out);

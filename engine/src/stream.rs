@@ -25,7 +25,7 @@ use crate::segment_log::segment::KIND_EXTENT;
 mod read;
 mod write;
 
-pub(crate) use read::{ReadStream, StreamBudget, StripeRead, read_window};
+pub(crate) use read::{ReadStream, StreamBudget, StripeRead, read_window, window_end};
 pub(crate) use write::{StripeWrite, WriteStream};
 
 const LIST_HEAD: usize = 16;

@@ -9,9 +9,11 @@
 //! - **control bytes**: request descriptions kept while a request is unfinished, claimed by the header's length before
 //!   one byte of them is buffered.
 //!
-//! Reads are charged after the lookup, when their size is known: a connection may so overdraw its share by one value,
-//! and starts nothing more until it has paid back (a deficit, not a refusal). Nobody waits here without a bound: the
-//! caller parks itself with [`Admission::park`] and answers `Busy` when its patience (about 50 ms) is over.
+//! Reads are charged by the lookup: what is in RAM by its size, what a drive has yet to bring by the most that it may
+//! turn out to be ([`Account::expect`]), which becomes its size when it is there ([`Account::settle`]). A connection may so
+//! overdraw its share by one value, and starts nothing more until it has paid back (a deficit, not a refusal). Who holds
+//! nothing waits for bytes of others with a bound: the caller parks itself with [`Admission::park`] and answers `Busy`
+//! when its patience (about 50 ms) is over.
 //!
 //! A client that doesn't take its replies, or stops within a payload, keeps what it holds only as long as nobody else
 //! needs it: each refusal that others are the reason of is noted, and [`Admission::was_pressed`] tells the sweeper to be
@@ -155,6 +157,8 @@ impl Admission {
 pub(crate) struct Account {
     shared: Arc<Admission>,
     value_bytes: u64,
+    /// Those of `value_bytes` that drives have yet to bring.
+    expected_bytes: u64,
     control_bytes: u64,
     waits: bool,
 }
@@ -164,6 +168,7 @@ impl Account {
         Self {
             shared,
             value_bytes: 0,
+            expected_bytes: 0,
             control_bytes: 0,
             waits: false,
         }
@@ -201,14 +206,43 @@ impl Account {
         Ok(self.hold(bytes))
     }
 
-    /// Takes `bytes` for a value whose size was learnt by looking it up; never refused, see [`Account::stall`].
+    /// Takes `bytes` for a value that was looked up; never refused, see [`Account::stall`].
     pub(crate) fn charge_after(&mut self, bytes: u64) -> Charge {
         self.shared.value_bytes.fetch_add(bytes, Ordering::SeqCst);
         self.hold(bytes)
     }
 
+    /// Takes `bytes` for a value that a drive is bringing, the most that it may be; never refused, see
+    /// [`Account::stall`]. Its end goes through [`Account::settle`] or [`Account::unmet`].
+    pub(crate) fn expect(&mut self, bytes: u64) -> Charge {
+        self.expected_bytes += bytes;
+        self.charge_after(bytes)
+    }
+
+    /// A value is there, and is `bytes` long; `expected` is nothing if it was at once.
+    pub(crate) fn settle(&mut self, mut expected: Charge, bytes: u64) -> Charge {
+        self.expected_bytes -= expected.0;
+        if bytes > expected.0 {
+            expected.join(self.charge_after(bytes - expected.0));
+            return expected;
+        }
+        self.release(Charge(expected.0 - bytes));
+        Charge(bytes)
+    }
+
+    /// What was expected is not there, or nobody wants it any more.
+    pub(crate) fn unmet(&mut self, expected: Charge) {
+        self.expected_bytes -= expected.0;
+        self.release(expected);
+    }
+
     /// Why this connection may not start another read now; `None` if it may.
     pub(crate) fn stall(&mut self) -> Option<Stall> {
+        self.room().err()
+    }
+
+    /// How many bytes reads that are started now may bring without ado; more is a deficit.
+    pub(crate) fn room(&mut self) -> Result<u64, Stall> {
         let (used, max) = (self.shared.value_bytes(), self.shared.value_bytes_max);
         if self.value_bytes == 0 {
             let exhausted = used >= max;
@@ -216,10 +250,18 @@ impl Account {
                 self.shared.press();
             }
             self.waits(exhausted);
-            return exhausted.then_some(Stall::Others);
+            if exhausted {
+                return Err(Stall::Others);
+            }
         }
-        let is_over = used >= max || self.value_bytes >= self.shared.share(used);
-        is_over.then_some(Stall::Own)
+        let share = self.shared.share(used);
+        if self.value_bytes > 0 && (used >= max || self.value_bytes >= share) {
+            return Err(Stall::Own);
+        }
+        // Anybody may take what is free below half, but no more at once.
+        let free = if share == max { max / 2 } else { max };
+        let own = share.saturating_sub(self.value_bytes);
+        Ok(own.min(free.saturating_sub(used)))
     }
 
     /// What it waited for was answered `Busy`: others need not leave room for it any more.
@@ -238,10 +280,10 @@ impl Account {
         self.waits = waits;
     }
 
-    /// Gives everything back.
+    /// Gives everything back, but for what drives are still bringing: that takes memory until it is there.
     pub(crate) fn clear(&mut self) {
         self.waits(false);
-        self.release(Charge(self.value_bytes));
+        self.release(Charge(self.value_bytes - self.expected_bytes));
         self.release_control(self.control_bytes);
     }
 
@@ -308,172 +350,10 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        self.expected_bytes = 0;
         self.clear();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    #[test]
-    fn one_connection_alone_leaves_room_for_another() {
-        let shared = Admission::new(64 * MIB, MIB);
-        let mut only = Account::new(shared.clone());
-        for _ in 0..32 {
-            let _ = only.charge(MIB).unwrap();
-        }
-        assert_eq!(only.charge(1), Err(Refused::OverShare));
-        let mut next = Account::new(shared.clone());
-        let _ = next.charge(32 * MIB).unwrap();
-        assert_eq!(
-            Account::new(shared.clone()).charge(1),
-            Err(Refused::Exhausted)
-        );
-        drop((only, next));
-        assert_eq!(shared.value_bytes(), 0);
-    }
-
-    #[test]
-    fn a_greedy_connection_is_held_to_its_share_once_others_hold_bytes() {
-        let shared = Admission::new(60 * MIB, MIB);
-        let (mut greedy, mut modest) = (Account::new(shared.clone()), Account::new(shared.clone()));
-        let first = greedy.charge(11 * MIB).unwrap();
-        for _ in 11..30 {
-            let _ = greedy.charge(MIB).unwrap();
-        }
-        let _ = modest.charge(MIB).unwrap();
-        assert_eq!(greedy.charge(MIB), Err(Refused::OverShare));
-        greedy.release(first);
-        let _ = modest.charge(19 * MIB).unwrap();
-        let _ = greedy.charge(MIB).unwrap();
-        assert_eq!(greedy.charge(1), Err(Refused::OverShare));
-        assert_eq!(modest.charge(1), Err(Refused::OverShare));
-    }
-
-    #[test]
-    fn a_value_above_the_whole_capacity_is_charged_as_the_capacity_and_gives_back_as_much() {
-        let shared = Admission::new(4 * MIB, MIB);
-        let mut account = Account::new(shared.clone());
-        let charge = account.charge(256 * MIB).unwrap();
-        assert_eq!(account.value_bytes(), 4 * MIB);
-        account.release(charge);
-        assert_eq!((account.value_bytes(), shared.value_bytes()), (0, 0));
-        let mut two = account.charge(MIB).unwrap();
-        two.join(account.charge_after(256 * MIB));
-        assert_eq!(shared.value_bytes(), 257 * MIB);
-        account.release(two);
-        assert_eq!((account.value_bytes(), shared.value_bytes()), (0, 0));
-    }
-
-    #[test]
-    fn reads_overdraw_once_and_then_wait_for_the_debt() {
-        let shared = Admission::new(8 * MIB, MIB);
-        let mut reader = Account::new(shared.clone());
-        assert_eq!(reader.stall(), None);
-        let paid = reader.charge_after(12 * MIB);
-        let _ = reader.charge_after(4 * MIB);
-        assert_eq!(reader.stall(), Some(Stall::Own));
-        assert_eq!(Account::new(shared).stall(), Some(Stall::Others));
-        reader.release(paid);
-        assert_eq!(reader.stall(), None);
-    }
-
-    #[test]
-    fn what_comes_free_is_shared_by_those_that_wait_and_not_taken_by_the_first() {
-        let shared = Admission::new(32 * MIB, MIB);
-        let mut gone = Account::new(shared.clone());
-        let _ = gone.charge(32 * MIB).unwrap();
-        let mut waiting: Vec<_> = (0..7).map(|_| Account::new(shared.clone())).collect();
-        for account in &mut waiting {
-            assert_eq!(account.stall(), Some(Stall::Others));
-        }
-        drop(gone);
-        // Seven that wait and one more: a share of 4 MiB each, whatever is free.
-        let first = &mut waiting[0];
-        let _ = first.charge(3 * MIB).unwrap();
-        assert_eq!(first.stall(), None);
-        let _ = first.charge_after(MIB);
-        assert_eq!(first.stall(), Some(Stall::Own));
-        assert_eq!(first.charge(MIB), Err(Refused::OverShare));
-        // Those that give up, or end, leave theirs to the others.
-        waiting[1..4].iter_mut().for_each(Account::gave_up);
-        waiting.truncate(4);
-        assert_eq!(waiting[0].stall(), None);
-        assert_eq!(shared.waiters.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn control_bytes_are_bounded_over_all_connections() {
-        let shared = Admission::new(MIB, 100);
-        let (mut one, mut two) = (Account::new(shared.clone()), Account::new(shared.clone()));
-        one.charge_control(80).unwrap();
-        assert_eq!(two.charge_control(30), Err(Refused::Exhausted));
-        one.release_control(80);
-        two.charge_control(30).unwrap();
-        assert_eq!(shared.control_bytes(), 30);
-    }
-
-    #[test]
-    fn giving_bytes_back_wakes_whoever_is_parked() {
-        use std::sync::atomic::AtomicU32;
-        use std::task::Wake;
-        struct Count(AtomicU32);
-        impl Wake for Count {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        let shared = Admission::new(MIB, MIB);
-        let mut account = Account::new(shared.clone());
-        let charge = account.charge(MIB).unwrap();
-        let count = Arc::new(Count(AtomicU32::new(0)));
-        shared.park(1, &Waker::from(count.clone()));
-        account.release(charge);
-        assert_eq!(count.0.load(Ordering::SeqCst), 1);
-    }
-
-    #[test]
-    fn whose_connection_was_opened_first_is_woken_first() {
-        use std::task::Wake;
-        struct Note(u64, Arc<Mutex<Vec<u64>>>);
-        impl Wake for Note {
-            fn wake(self: Arc<Self>) {
-                self.1.lock().push(self.0);
-            }
-        }
-        let shared = Admission::new(MIB, MIB);
-        let mut account = Account::new(shared.clone());
-        let charge = account.charge(MIB).unwrap();
-        let woken = Arc::new(Mutex::new(Vec::new()));
-        for number in [7, 3, 9, 3, 1] {
-            let note = Arc::new(Note(number, woken.clone()));
-            shared.park(number, &Waker::from(note));
-        }
-        account.release(charge);
-        assert_eq!(*woken.lock(), [1, 3, 7, 9]);
-    }
-
-    #[test]
-    fn pressure_is_what_others_cause_and_passes() {
-        let second = 1_000_000_000;
-        let shared = Admission::new(8 * MIB, MIB);
-        let mut alone = Account::new(shared.clone());
-        let _ = alone.charge(4 * MIB).unwrap();
-        assert_eq!(alone.charge(4 * MIB), Err(Refused::OverShare));
-        assert!(
-            !shared.was_pressed(clock::now(), second),
-            "it holds itself up"
-        );
-        let _ = alone.charge_after(4 * MIB);
-        assert_eq!(
-            Account::new(shared.clone()).charge(MIB),
-            Err(Refused::Exhausted)
-        );
-        let now = clock::now();
-        assert!(shared.was_pressed(now, second));
-        assert!(!shared.was_pressed(Tick(now.0 + 2 * second), second));
-    }
-}
+mod tests;

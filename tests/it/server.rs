@@ -3,6 +3,7 @@
 mod admin;
 mod attacks;
 mod bounds;
+mod cold;
 mod crowd;
 mod files;
 mod hogs;

@@ -11,9 +11,9 @@ use crate::error::{GetError, ScanError};
 use crate::index::{self, KeyHash, Location};
 use crate::lease::ReadLease;
 use crate::queue::CompletionSender;
-use crate::segment_log::segment::KIND_STRIPES;
+use crate::segment_log::segment::{HINT, KIND_RECORD, KIND_STRIPES};
 use crate::segment_log::{Event, ReadWork, Reply, ReplyTo, ScanJob};
-use crate::stream::{Stripes, read_window};
+use crate::stream::{Stripes, read_window, window_end};
 
 /// Keys of a batch that are hashed and looked up together.
 const BATCH: usize = 64;
@@ -80,6 +80,22 @@ impl Shared {
         self.offer(location.drive_idx, Event::Read(work))
             .map_err(busy)?;
         Ok(Step::Pending)
+    }
+
+    /// What a pending get of a key brings at most, as far as the index tells: a record's length is
+    /// in its hint, a striped value's in its table, and an extent is at most a block.
+    pub(super) fn get_bytes_max(&self, hash: KeyHash) -> u64 {
+        let block = self.tables.part_bytes;
+        match self.tables.locate(hash) {
+            Some(at) if at.kind == KIND_RECORD && at.hint < u8::MAX => {
+                u64::from(at.hint) * HINT as u64
+            }
+            Some(at) if at.kind == KIND_STRIPES => {
+                let stripes = self.tables.stripes.get(hash);
+                stripes.map_or(block, |stripes| window_end(self, &stripes, 0))
+            }
+            _ => block,
+        }
     }
 
     /// As [`get`](Self::get) for many; the index lines of a batch are fetched together.

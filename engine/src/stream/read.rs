@@ -135,6 +135,13 @@ impl std::fmt::Debug for StripeRead {
     }
 }
 
+/// Where the window of a striped value that begins at `offset` ends.
+pub(crate) fn window_end(shared: &Shared, stripes: &Stripes, offset: u64) -> u64 {
+    let unit = stripes.part_bytes;
+    let most = (shared.tables.pool.window_bytes() as u64 / unit).max(1) * unit;
+    stripes.meta.len.min(offset + most)
+}
+
 /// Reads the window of a striped value that begins at `offset`; the answer lands as `Got`.
 pub(crate) fn read_window(
     shared: &Arc<Shared>,
@@ -143,10 +150,8 @@ pub(crate) fn read_window(
     sender: CompletionSender,
     token: Token,
 ) {
-    let unit = stripes.part_bytes;
-    let most = (shared.tables.pool.window_bytes() as u64 / unit).max(1) * unit;
-    let end = stripes.meta.len.min(offset + most);
-    let count = (end - offset).div_ceil(unit) as usize;
+    let end = window_end(shared, &stripes, offset);
+    let count = (end - offset).div_ceil(stripes.part_bytes) as usize;
     let read = StripeRead {
         shared: shared.clone(),
         window: offset..end,

@@ -399,8 +399,11 @@ section! {
         max_connections: Setting<u32> = 65_536,
             check |v| range(v, 1, 4_194_304, "each needs a file descriptor"),
             when "Lower it to fit ulimit -n.";
-        /// Bytes of requests and replies in flight, over all connections; beyond, requests are
-        /// answered Busy. 0 takes half the pool.
+        /// Bytes of values being received, and of those read for replies until clients take them,
+        /// over all connections. Each may exceed its share by one value, or a block of
+        /// storage.block_size that a drive is still to bring. Beyond, requests wait for what their
+        /// own client takes, and for what others hold until they are answered Busy. 0 takes half the
+        /// pool.
         max_in_flight: Setting<ByteSize> = ByteSize(0),
             when "Never, unless the pool is mostly used by bulk transfers.";
         /// Seconds that a graceful stop waits for requests in flight.

@@ -2,8 +2,9 @@
 //!
 //! Hits in RAM answer at once and go first; values of up to [`COPIED_BYTES_MAX`] are copied into a part together with
 //! others, so that their leases are given back at once, longer ones are sent as they lie. Entries that wait for a drive
-//! follow as they come. A batch of 64 × 4 MiB so never holds all of its leases: a connection that holds its share of value
-//! bytes looks no further keys up until the client has taken some.
+//! follow as they come, each charged from its lookup on by the most that it may bring. A batch of 64 × 4 MiB so never
+//! holds more than the connection's share, in RAM or on its way from a drive: a connection that has its share of value
+//! bytes looks no further keys up until the client has taken some, or what came was shorter than it might have been.
 
 use std::rc::Rc;
 
@@ -18,7 +19,7 @@ use memkv_telemetry::{Stage, Tier};
 
 use super::request::{EntryOf, Request};
 use super::{Connection, Purpose, State};
-use crate::admission::Stall;
+use crate::admission::{Charge, Stall};
 use crate::status::{Failure, RETRY_AFTER_US};
 
 /// Longest value that is copied into its reply. Below it a copy costs less than keeping a lease until the client has
@@ -38,10 +39,10 @@ pub(crate) struct Scratch {
 }
 
 /// What a read waits for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) enum Awaited {
-    /// The value of an entry.
-    Entry(EntryOf),
+    /// The value of an entry, and what was charged for it.
+    Entry(EntryOf, Charge),
     /// The next window of a value that is being sent.
     Window(EntryOf),
 }
@@ -82,8 +83,8 @@ pub(crate) fn segment_of(entry_idx: u32, namespace: u32, lease: &ReadLease) -> S
     }
 }
 
-/// How many keys to look up next: many while values are short, so that the engine can fetch ahead; one by one when they
-/// are long, so that a connection overdraws its share by one value only.
+/// How many keys to look up after `group`: many while values are short, so that the engine can fetch ahead; one by one
+/// when they are long.
 fn next_group(group: usize, state: &State, key_of: usize) -> usize {
     let Some(request) = state.requests.get(key_of) else {
         return 1;
@@ -93,6 +94,12 @@ fn next_group(group: usize, state: &State, key_of: usize) -> usize {
     } else {
         (group * 8).min(GROUP)
     }
+}
+
+/// How many of a group have room, were each a whole block; one at least. A connection so overdraws its share by one value
+/// only, and by more only where several of a group are longer than a block.
+fn that_fit(group: usize, room: u64, block_bytes: u64) -> usize {
+    usize::try_from(room / block_bytes).map_or(group, |fit| group.min(fit.max(1)))
 }
 
 fn tier_of(lease: &ReadLease) -> Tier {
@@ -120,12 +127,17 @@ impl Connection {
         let key_of = state.requests.insert(request);
         let mut keys = keys.iter();
         let (mut entry_idx, mut group) = (0, 1);
+        let block_bytes = self.thread.engine.block_bytes();
         while keys.len() > 0 {
-            if state.account.stall().is_some() || !state.stalled.is_empty() {
-                self.wait(state, key_of, entry_idx, keys, started);
-                break;
-            }
-            entry_idx += self.look_up(state, key_of, entry_idx, keys.by_ref().take(group));
+            let room = match state.account.room() {
+                Ok(room) if state.stalled.is_empty() => room,
+                _ => {
+                    self.wait(state, key_of, entry_idx, keys, started);
+                    break;
+                }
+            };
+            let next = keys.by_ref().take(that_fit(group, room, block_bytes));
+            entry_idx += self.look_up(state, key_of, entry_idx, next);
             group = next_group(group, state, key_of);
         }
         if let Some(request) = state.requests.get_mut(key_of) {
@@ -161,7 +173,7 @@ impl Connection {
                 self.without_value(state, entry, Outcome::Error(code));
                 continue;
             }
-            let purpose = Purpose::Read(self.clone(), Awaited::Entry(entry));
+            let purpose = Purpose::Read(self.clone(), Awaited::Entry(entry, Charge::default()));
             let token = self.thread.pending.borrow_mut().open(purpose);
             gets[len] = Get {
                 token,
@@ -184,34 +196,52 @@ impl Connection {
                 entry_idx: entries[at],
             };
             let result = match step {
-                Ok(Step::Pending) => continue,
+                Ok(Step::Pending) => {
+                    self.expect(state, &gets[at]);
+                    continue;
+                }
                 Ok(Step::Ready(found)) => Ok(found),
                 Err(error) => Err(error),
             };
             self.thread.pending.borrow_mut().close(gets[at].token);
-            self.found(state, entry, result);
+            self.found(state, entry, Charge::default(), result);
         }
         self.thread.scratch.borrow_mut().steps = steps;
         seen
     }
 
-    /// One lookup ended.
+    /// Charges what a drive is bringing.
+    fn expect(&self, state: &mut State, get: &Get<'_>) {
+        let bytes = self.thread.engine.get_bytes_max(get.namespace, get.key);
+        let mut pending = self.thread.pending.borrow_mut();
+        if let Some(Purpose::Read(_, Awaited::Entry(_, charged))) = pending.get_mut(get.token) {
+            *charged = state.account.expect(bytes);
+        }
+    }
+
+    /// One lookup ended; `expected` is what was charged for it.
     fn found(
         &self,
         state: &mut State,
         entry: EntryOf,
+        expected: Charge,
         result: Result<Option<ReadLease>, GetError>,
     ) {
         let Some(request) = state.requests.get_mut(entry.request) else {
-            return;
+            return state.account.unmet(expected);
         };
         let lease = match result {
             Ok(Some(lease)) if !request.cancelled => lease,
             Ok(Some(_)) => {
+                state.account.unmet(expected);
                 return self.without_value(state, entry, Outcome::Error(ErrorCode::Cancelled));
             }
-            Ok(None) => return self.without_value(state, entry, Outcome::Miss),
+            Ok(None) => {
+                state.account.unmet(expected);
+                return self.without_value(state, entry, Outcome::Miss);
+            }
             Err(error) => {
+                state.account.unmet(expected);
                 let timeline = Some(&request.timeline);
                 let shared = &self.thread.shared;
                 let failure = shared.log_failure((&error).into(), &error, timeline);
@@ -223,9 +253,8 @@ impl Connection {
         request.unresolved -= 1;
         let len = lease.len();
         if len > COPIED_BYTES_MAX {
-            let charged = state
-                .account
-                .charge_after(lease.window().end - lease.window().start);
+            let window = lease.window();
+            let charged = state.account.settle(expected, window.end - window.start);
             state.push_bulk(entry, lease, charged);
             return;
         }
@@ -243,7 +272,7 @@ impl Connection {
         let full = request.payload.len() >= PART_BYTES;
         request
             .payload_charged
-            .join(state.account.charge_after(len));
+            .join(state.account.settle(expected, len));
         if full {
             self.flush(state, entry.request);
         }
@@ -307,21 +336,23 @@ impl Connection {
         result: Result<Option<ReadLease>, GetError>,
         io: &IoTimes,
     ) {
-        let entry = match awaited {
-            Awaited::Entry(entry) | Awaited::Window(entry) => entry,
+        let entry = match &awaited {
+            Awaited::Entry(entry, _) | Awaited::Window(entry) => entry,
         };
         if let Some(request) = self.state.borrow_mut().requests.get_mut(entry.request) {
             request.stamp_io(io);
         }
         match awaited {
             Awaited::Window(entry) => self.windowed(entry, result),
-            Awaited::Entry(entry) => {
+            Awaited::Entry(entry, expected) => {
                 let mut state = self.state.borrow_mut();
                 let state = &mut *state;
                 if state.closed {
-                    return;
+                    // Its memory first: nobody may think that it is free before it is.
+                    drop(result);
+                    return state.account.unmet(expected);
                 }
-                self.found(state, entry, result);
+                self.found(state, entry, expected, result);
                 if state
                     .requests
                     .get(entry.request)
