@@ -24,6 +24,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use memkv_engine::{Completion, CompletionQueue, CompletionResult, Engine};
 use memkv_proto::op::{ErrorCode, OpCode};
@@ -57,14 +58,14 @@ const PRESSED_RECENT_NS: u64 = 1_000_000_000;
 /// A chunk that takes longer than this part of the longest stall is waited for byte by byte.
 const CHUNK_PATIENCE: u64 = 8;
 
-/// How often a full socket is looked at while a client that takes nothing is borne with.
-const LOOKS: u64 = 4;
+/// A full socket is looked at once it was full for this part of the longest stall; at once where others wait.
+const LOOKS: u32 = 4;
 
 /// How much longer a client that has read before is borne with when others wait: with megabytes of buffers, one that takes
-/// 1 MB/s confirms nothing for half a second at a time.
+/// 1 MB/s confirms nothing for half a second at a time, and one that takes 300 kB/s for more than a second.
 const READER_PATIENCE: u32 = 4;
 
-fn ns(duration: std::time::Duration) -> u64 {
+fn ns(duration: Duration) -> u64 {
     duration.as_nanos() as u64
 }
 
@@ -288,13 +289,16 @@ impl Connection {
         self.session_key.set(Some(key));
     }
 
-    /// Whether the client has kept the server waiting for too long; less is enough where others need what it holds.
+    /// Whether the client has kept the server waiting for too long; less is enough where others need what it holds. Only
+    /// what was seen counts against it: how long nobody looked does not, or those who were slow when others began to wait
+    /// would be taken for those who have stopped.
     fn overdue(&self, now: Tick, limits: &Limits, is_pressed: bool) -> Option<End> {
         if self.session_key.get().is_none() {
             let waited = now.0.saturating_sub(self.opened.0);
             return (waited > ns(limits.handshake)).then_some(End::HandshakeTimeout);
         }
         let (mut reply_stall, mut frame_stall) = (limits.reply_stall, limits.frame_stall);
+        let mut unwatched = reply_stall / LOOKS;
         if is_pressed && self.holds_values() {
             let patience = if self.taking.has_read() {
                 READER_PATIENCE
@@ -303,12 +307,12 @@ impl Connection {
             };
             reply_stall = reply_stall.min(limits.stall_pressed * patience);
             frame_stall = frame_stall.min(limits.stall_pressed);
+            unwatched = Duration::ZERO;
         }
-        let untaken = self.taking.untaken_ns(now);
-        if untaken > ns(reply_stall) {
+        if self.taking.seen_untaken_ns() > ns(reply_stall) {
             return Some(End::NeverReads);
         }
-        if untaken > ns(reply_stall) / LOOKS {
+        if self.taking.untaken_ns(now) > ns(unwatched) {
             self.taking.watch();
             self.wake();
         }

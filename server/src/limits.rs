@@ -17,11 +17,14 @@ pub struct Limits {
     /// The least bytes per second of a frame that has begun, after [`Limits::frame_stall`]. A client that sends one byte
     /// now and then makes progress, but not enough to keep a lease.
     pub frame_bytes_per_second_min: u64,
-    /// Without one more byte of a reply taken by the client: a client that never reads is closed.
+    /// Without one more byte of a reply taken by the client, from the first look at its full socket on: a client that
+    /// never reads is closed.
     pub reply_stall: Duration,
     /// [`Limits::frame_stall`] and [`Limits::reply_stall`] for a client that holds value bytes (unread replies, a payload
-    /// that has begun) while another op has just been refused some: so many of them as hold the whole budget keep nobody out for longer. Longer than a lost packet takes
-    /// to be sent again; a client that has read before, if slowly, is given four times as much for its replies.
+    /// that has begun) while another op has just been refused some: so many of them as hold the whole budget keep nobody
+    /// out for longer. Longer than a lost packet takes to be sent again. A client that has taken more replies than its
+    /// kernel would by itself, however slowly, is given four times as much for the rest of them. It is the time between
+    /// two looks that found nothing new: what a client did while nobody looked is not held against it.
     pub stall_pressed: Duration,
     /// How long an op waits for bytes that others hold before it is answered `Busy`.
     pub admission_wait: Duration,

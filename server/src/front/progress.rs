@@ -71,19 +71,62 @@ impl Progress {
                 .is_some_and(|since| now.0.saturating_sub(since.0) > patience_ns);
         if overdue {
             self.trickles.set(true);
-            self.waits_for_chunk.set(false);
         }
         overdue
     }
 
-    /// Whether the client has stalled a frame, or trickles it slower than `bytes_per_second_min`.
+    /// Whether the client has stalled a frame, or trickles it slower than `bytes_per_second_min`. Never as long as a chunk
+    /// is waited for: much of it may be there, and nobody has looked.
     pub(crate) fn stalled(&self, now: Tick, stall_ns: u64, bytes_per_second_min: u64) -> bool {
         let Some(since) = self.waiting_since.get() else {
             return false;
         };
+        if self.waits_for_chunk.get() {
+            return false;
+        }
         let waiting = now.0.saturating_sub(since.0);
         let waited = self.waited_ns.get() + waiting;
         let due = u128::from(waited) * u128::from(bytes_per_second_min) / 1_000_000_000;
         waiting > stall_ns || (waited > stall_ns && u128::from(self.frame_bytes.get()) < due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const CHUNK: usize = 256 << 10;
+
+    /// A frame whose next chunk is waited for, and the time a while later.
+    fn waiting_for_a_chunk() -> (Progress, Tick) {
+        let progress = Progress::default();
+        progress.frame(true);
+        assert_eq!(progress.waits(CHUNK), CHUNK);
+        (progress, Tick(clock::now().0 + 3 * SECOND))
+    }
+
+    #[test]
+    fn nobody_is_taken_for_stalled_before_what_is_there_of_a_chunk_was_read() {
+        let (progress, later) = waiting_for_a_chunk();
+        assert!(!progress.stalled(later, SECOND, 4096), "nobody has looked");
+        assert!(progress.loses_patience(later, SECOND));
+        assert!(
+            !progress.stalled(later, SECOND, 4096),
+            "nor has the task yet"
+        );
+        progress.received(CHUNK / 2);
+        assert_eq!(progress.waits(CHUNK), 1, "byte by byte from here on");
+        assert!(!progress.loses_patience(later, SECOND));
+        let soon = Tick(clock::now().0 + SECOND / 2);
+        assert!(!progress.stalled(soon, SECOND, 4096), "it had sent some");
+    }
+
+    #[test]
+    fn a_client_that_had_sent_nothing_of_its_chunk_is_stalled_once_that_was_seen() {
+        let (progress, later) = waiting_for_a_chunk();
+        assert!(progress.loses_patience(later, SECOND));
+        assert_eq!(progress.waits(CHUNK), 1);
+        assert!(progress.stalled(later, SECOND, 4096));
     }
 }

@@ -10,11 +10,14 @@ const TAKEN_UNREAD_MAX: u64 = 1 << 20;
 /// Whether the client takes its replies; the sender writes it, the sweeper reads it.
 ///
 /// What can be written to the socket is progress, and so is what the client confirms of a full one: a socket with megabytes
-/// of buffers is writable again only once a third of them is free, which takes a slow client seconds.
+/// of buffers is writable again only once a third of them is free, which takes a slow client seconds. So how long a client
+/// has taken nothing is what looks at its socket find, from the first of them on, and not what the clock says.
 #[derive(Debug, Default)]
 pub(crate) struct Taking {
-    /// Since when replies wait of which the client has taken nothing.
+    /// Since when replies wait of which the client is known to have taken nothing.
     untaken_since: Cell<Option<Tick>>,
+    /// For how long it had taken nothing when the socket was last looked at.
+    seen_untaken_ns: Cell<u64>,
     /// Bytes that the socket has taken in all.
     written: Cell<u64>,
     /// Whether the client had taken more than it can without reading when that was last asked.
@@ -29,12 +32,14 @@ impl Taking {
     /// Nothing waits any more.
     pub(super) fn took_all(&self) {
         self.untaken_since.set(None);
+        self.seen_untaken_ns.set(0);
     }
 
     /// The socket took `bytes`; more may wait.
     pub(super) fn took_some(&self, bytes: usize) {
         self.written.set(self.written.get() + bytes as u64);
         self.untaken_since.set(Some(clock::now()));
+        self.seen_untaken_ns.set(0);
         self.unacknowledged.set(None);
     }
 
@@ -44,12 +49,14 @@ impl Taking {
             self.untaken_since.set(Some(clock::now()));
         }
         if self.is_watched.take() {
-            let now = unacknowledged();
-            let before = self.unacknowledged.replace(now);
-            if before.zip(now).is_some_and(|(before, now)| now < before) {
+            let left = unacknowledged();
+            let before = self.unacknowledged.replace(left);
+            // The first look has nothing to compare: all may have been taken a moment ago.
+            if left.is_some_and(|left| before.is_none_or(|before| left < before)) {
                 self.untaken_since.set(Some(clock::now()));
             }
-            let taken = now.map_or(0, |now| self.written.get().saturating_sub(now as u64));
+            self.seen_untaken_ns.set(self.untaken_ns(clock::now()));
+            let taken = left.map_or(0, |left| self.written.get().saturating_sub(left as u64));
             self.has_read.set(taken > TAKEN_UNREAD_MAX);
         }
     }
@@ -64,7 +71,12 @@ impl Taking {
         self.is_watched.set(true);
     }
 
-    /// For how long the client has taken nothing of what waits for it.
+    /// For how long looks have found that the client takes nothing of what waits for it.
+    pub(crate) fn seen_untaken_ns(&self) -> u64 {
+        self.seen_untaken_ns.get()
+    }
+
+    /// For how long the client may have taken nothing of what waits for it.
     pub(crate) fn untaken_ns(&self, now: Tick) -> u64 {
         let since = self.untaken_since.get();
         since.map_or(0, |since| now.0.saturating_sub(since.0))
@@ -75,34 +87,52 @@ impl Taking {
 mod tests {
     use super::*;
 
+    const SECOND: u64 = 1_000_000_000;
     const LONG_AGO: Option<Tick> = Some(Tick(1));
 
-    /// Whether a look at a socket that holds so much shows that the client takes something.
-    fn seen(taking: &Taking, unacknowledged: usize) -> bool {
+    /// Whether a look at a socket that holds so much finds that the client takes nothing.
+    fn is_stuck(taking: &Taking, unacknowledged: usize) -> bool {
         taking.untaken_since.set(LONG_AGO);
         taking.watch();
         taking.is_full(|| Some(unacknowledged));
-        taking.untaken_since.get() != LONG_AGO
+        taking.seen_untaken_ns() > SECOND
     }
 
     #[test]
     fn a_full_socket_that_empties_is_progress_and_one_that_stays_full_is_not() {
         let taking = Taking::default();
         assert!(
-            !seen(&taking, 1000),
+            !is_stuck(&taking, 1000),
             "the first look has nothing to compare"
         );
-        assert!(!seen(&taking, 1000));
-        assert!(seen(&taking, 999));
+        assert!(is_stuck(&taking, 1000));
+        assert!(!is_stuck(&taking, 999));
+        assert!(is_stuck(&taking, 999));
+        taking.took_all();
+        assert_eq!(taking.seen_untaken_ns(), 0);
     }
 
     #[test]
-    fn what_the_socket_took_is_no_sign_of_the_client_at_the_next_look() {
+    fn however_long_a_socket_was_full_nothing_is_held_against_the_client_before_two_looks() {
         let taking = Taking::default();
         taking.took_some(4000);
-        assert!(!seen(&taking, 3000));
+        taking.untaken_since.set(LONG_AGO);
+        assert_eq!(taking.seen_untaken_ns(), 0, "no look");
+        assert!(!is_stuck(&taking, 3000), "one look");
         taking.took_some(1000);
-        assert!(!seen(&taking, 2000), "fewer than before more was written");
+        assert!(!is_stuck(&taking, 3500), "one look since more was written");
+        assert!(is_stuck(&taking, 3500));
+        taking.took_some(1);
+        assert_eq!(taking.seen_untaken_ns(), 0, "it took some");
+    }
+
+    #[test]
+    fn where_nobody_knows_how_full_a_socket_is_the_clock_counts() {
+        let taking = Taking::default();
+        taking.untaken_since.set(LONG_AGO);
+        taking.watch();
+        taking.is_full(|| None);
+        assert!(taking.seen_untaken_ns() > SECOND);
     }
 
     #[test]
@@ -110,10 +140,10 @@ mod tests {
         let taking = Taking::default();
         let buffered = 4 << 20;
         taking.took_some(buffered);
-        seen(&taking, buffered - (128 << 10));
+        is_stuck(&taking, buffered - (128 << 10));
         assert!(!taking.has_read());
         taking.took_some(2 << 20);
-        seen(&taking, buffered);
+        is_stuck(&taking, buffered);
         assert!(taking.has_read());
     }
 
