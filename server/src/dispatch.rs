@@ -16,6 +16,7 @@ mod outbox;
 mod pending;
 mod read;
 mod request;
+mod sharing;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -47,10 +48,9 @@ pub(crate) use outbox::{Out, Sent, Slice};
 use pending::Pending;
 use request::Request;
 pub(crate) use request::{Begun, Received};
+pub(crate) use sharing::Portions;
+use sharing::SmallOps;
 pub(crate) use write::{Intake, Slot, sleep_until};
-
-/// For so long after a small op a thread expects the next one.
-const SMALL_OPS_RECENT_NS: u64 = 100_000_000;
 
 /// For so long after an op was held up by what others hold the sweeper is impatient with them.
 const PRESSED_RECENT_NS: u64 = 1_000_000_000;
@@ -80,7 +80,7 @@ pub(crate) struct Thread {
     pending: RefCell<Pending<Purpose>>,
     connections: RefCell<Slab<Rc<Connection>>>,
     scratch: RefCell<read::Scratch>,
-    small_op_at: Cell<Tick>,
+    small_ops: SmallOps,
 }
 
 /// What an engine call in flight is for.
@@ -170,7 +170,7 @@ impl Thread {
             pending: RefCell::default(),
             connections: RefCell::default(),
             scratch: RefCell::default(),
-            small_op_at: Cell::default(),
+            small_ops: SmallOps::default(),
         })
     }
 
@@ -263,16 +263,15 @@ impl Thread {
         }
     }
 
-    /// Whether small ops share this thread with bulk values, which then go in shorter frames and turns.
-    pub(crate) fn has_small_ops(&self) -> bool {
-        let at = self.small_op_at.get();
-        at != Tick::default() && clock::now().0.saturating_sub(at.0) < SMALL_OPS_RECENT_NS
+    /// How much of a bulk value goes at once, now.
+    pub(crate) fn portions(&self) -> Portions {
+        self.small_ops.portions(clock::now())
     }
 
     /// Leaves the timeline of a request that is done.
     fn record(&self, request: &Request) {
         if request.timeline.bytes_in + request.timeline.bytes_out < outbox::SMALL_BYTES as u64 {
-            self.small_op_at.set(request.timeline.end);
+            self.small_ops.done(request.timeline.end);
         }
         self.recorder.borrow_mut().record(&request.timeline);
     }

@@ -1,8 +1,8 @@
 //! What waits to be sent on one connection, and what goes first.
 //!
 //! Small replies (a lookup's answer, an error, a short value) go before everything else, between any two slices of a bulk
-//! value. A frame is at most [`FRAME_BYTES`] of one value, and an `Exists` never waits longer than that; where there were
-//! small ops lately it is at most [`FRAME_BYTES_SHARED`]. Within each of the two queues it is first come, first served.
+//! value. A frame is at most [`Portions::frame`](super::Portions) of one value, and an `Exists` never waits longer than
+//! that. Within each of the two queues it is first come, first served.
 
 use std::collections::VecDeque;
 
@@ -22,14 +22,6 @@ use std::rc::Rc;
 
 /// A part up to this size is small: it goes first.
 pub(super) const SMALL_BYTES: usize = 16 << 10;
-
-/// Most bytes of one value that a frame carries: a block. Its receiver can sleep until a chunk of the frame is there, but
-/// never past its end, and each frame costs both ends a MAC, a digest and a header: with two connections on two cores
-/// frames of 1 MiB cost half more CPU.
-const FRAME_BYTES: usize = 4 << 20;
-
-/// The same where small replies may want to go in between: a third of a millisecond on a link of 25 Gbit/s.
-const FRAME_BYTES_SHARED: usize = 1 << 20;
 
 /// The queues.
 #[derive(Default)]
@@ -243,11 +235,7 @@ impl Connection {
         if bulk.next == window.end && window.end < lease.len() {
             return self.advance(state, bulk).map_or(Cut::Failed, Cut::Waits);
         }
-        let frame_bytes = if self.thread.has_small_ops() {
-            FRAME_BYTES_SHARED
-        } else {
-            FRAME_BYTES
-        };
+        let frame_bytes = self.thread.portions().frame;
         let len = (window.end - bulk.next).min(frame_bytes as u64);
         let (from, is_value_end) = (bulk.next, bulk.next + len == lease.len());
         let request = &mut state.requests[bulk.entry.request];

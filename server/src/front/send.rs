@@ -13,21 +13,13 @@ use memkv_proto::{FrameHead, FrameMac, HEADER_BYTES};
 
 use super::stream::ByteStream;
 use super::transport::Transport;
-use crate::dispatch::{Connection, Out, Sent, Slice};
+use crate::dispatch::{Connection, Out, Portions, Sent, Slice};
 
 /// Small frames are gathered up to here before they are written.
 const GATHER_BYTES: usize = 64 << 10;
 
 /// Pieces of one `writev`: 256 KiB of a value lie in few slabs.
 const PIECES_MAX: usize = 16;
-
-/// The most that a turn writes, and what other connections of the thread wait for then: about a millisecond. With two
-/// connections on two cores a quarter of it cost 45 % more CPU per 4 MiB value, because sender and receiver wake each
-/// other four times as often.
-const WRITE_BYTES: usize = 4 << 20;
-
-/// The same where small ops wait for the thread: about 0.3 ms.
-const WRITE_BYTES_SHARED: usize = 1 << 20;
 
 /// Seals and writes.
 pub(crate) struct Sender<M: FrameMac> {
@@ -93,10 +85,10 @@ impl<M: FrameMac> Sender<M> {
                 }
             }
             // Asked only where bulk is written: it reads the clock.
-            let turn = if self.slice.is_some() && connection.thread.has_small_ops() {
-                WRITE_BYTES_SHARED
+            let turn = if self.slice.is_some() {
+                connection.thread.portions().turn
             } else {
-                WRITE_BYTES
+                Portions::ALONE.turn
             };
             if written >= turn {
                 yield_turn(cx);

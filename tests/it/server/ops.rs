@@ -327,6 +327,41 @@ fn small_replies_overtake_bulk() {
 }
 
 #[test]
+fn bulk_goes_in_shorter_frames_where_another_connection_of_its_thread_has_small_ops() {
+    let server = Builder::memory("256 MiB").network("threads: 1").start();
+    let mut bulk = WireClient::connect(server.address());
+    let mut small = WireClient::connect(server.address());
+    let big = value(1, 4 << 20);
+    assert_eq!(bulk.put(b"big", &big), Outcome::Ok);
+    assert_eq!(small.put(b"small", &[1; 1 << 10]), Outcome::Ok);
+    let mut longest_frame = || {
+        let mut answered = vec![None];
+        let mut longest = 0;
+        bulk.send_keys(OpCode::Get, &[b"big"]);
+        loop {
+            let frame = bulk.receive().unwrap();
+            longest = longest.max(frame.head.payload_len);
+            if !collect(&frame, &mut answered) {
+                assert!(answered[0] == Some(Ok(Some(big.clone()))));
+                return longest;
+            }
+        }
+    };
+    let patience = Duration::from_secs(10);
+    // How soon one asks after the other depends on the machine; that it comes to this doesn't.
+    until("it has the thread for itself", patience, || {
+        (longest_frame() == 4 << 20).then_some(())
+    });
+    until("it shares the thread", patience, || {
+        assert_eq!(small.get(b"small"), Ok(Some(vec![1; 1 << 10])));
+        (longest_frame() == 1 << 20).then_some(())
+    });
+    until("it has the thread for itself again", patience, || {
+        (longest_frame() == 4 << 20).then_some(())
+    });
+}
+
+#[test]
 fn a_store_that_may_not_evict_says_no_space_and_takes_deletes() {
     let server = Builder::memory("64 MiB").storage("eviction: off").start();
     let mut client = WireClient::connect(server.address());
