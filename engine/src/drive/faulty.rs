@@ -23,6 +23,8 @@ pub(crate) struct Faults {
     pub(crate) io: AtomicBool,
     /// Every flush ends with EIO.
     pub(crate) flush: AtomicBool,
+    /// Every flush ends with ENOSPC.
+    pub(crate) flush_no_room: AtomicBool,
     /// Every write ends with ENOSPC.
     pub(crate) no_room: AtomicBool,
     /// The backend itself fails, with I/O in flight.
@@ -72,8 +74,12 @@ impl Faults {
                     _ => fails(&self.io),
                 };
             }
-            let full = self.no_room.load(Ordering::SeqCst);
-            if full && matches!(io.buffer, IoBuffer::Source(_)) {
+            let full = match io.buffer {
+                IoBuffer::Source(_) => &self.no_room,
+                IoBuffer::None => &self.flush_no_room,
+                IoBuffer::Target(_) => continue,
+            };
+            if full.load(Ordering::SeqCst) {
                 io.result = Err(io::Error::from_raw_os_error(libc::ENOSPC));
             }
         }

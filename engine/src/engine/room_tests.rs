@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use memkv_telemetry::DriveOp;
@@ -310,11 +310,12 @@ fn first_writes_of_a_segment_that_fail_cost_those_puts_alone() {
     }
 }
 
-#[test]
-fn flush_that_fails_takes_the_drive_out_and_acknowledges_nothing() {
+/// What a put meets whose flush fails, and that the drive goes with the first one.
+fn flush_that_fails(fault: fn(&Faults) -> &AtomicBool) -> PutError {
     let dir = tempfile::tempdir().expect("dir");
     let config = EngineConfig {
         sync: Sync::Always,
+        flap_threshold: 1000,
         ..files(dir.path(), 1, 64 * MIB)
     };
     let media = config.drives[0].media.clone();
@@ -322,10 +323,9 @@ fn flush_that_fails_takes_the_drive_out_and_acknowledges_nothing() {
     let metrics = EngineMetrics::detached();
     let client = Client::new(Engine::open(config, metrics.clone()).expect("opens"));
     put_again(&client, 0);
-    faults.flush.store(true, Ordering::SeqCst);
+    fault(&faults).store(true, Ordering::SeqCst);
     // What it was about is unknown for ever: the kernel forgets.
     let error = client.put(b"key", b"value").expect_err("not on the drive");
-    assert!(matches!(error, PutError::Io { .. }), "{error:?}");
     let until = Instant::now() + Duration::from_secs(20);
     while is_up(&client) {
         assert!(Instant::now() < until, "it stays up");
@@ -333,6 +333,19 @@ fn flush_that_fails_takes_the_drive_out_and_acknowledges_nothing() {
     let drive = metrics.drive(&media.display().to_string());
     assert!(drive.errors(DriveOp::Flush) > 0);
     assert!(!client.exists(b"key"));
+    error
+}
+
+#[test]
+fn flush_that_fails_takes_the_drive_out_and_acknowledges_nothing() {
+    let error = flush_that_fails(|faults| &faults.flush);
+    assert!(matches!(error, PutError::Io { .. }), "{error:?}");
+}
+
+#[test]
+fn flush_that_finds_no_room_takes_the_drive_out_too() {
+    let error = flush_that_fails(|faults| &faults.flush_no_room);
+    assert!(matches!(error, PutError::DriveFull { .. }), "{error:?}");
 }
 
 /// Copies a drive as tools do that skip zeroes.

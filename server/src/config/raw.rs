@@ -354,8 +354,8 @@ section! {
         /// rounded up to a power of two.
         block_size: Setting<ByteSize> = ByteSize::mib(4), check rules::extent_size,
             when "1 MiB for many small objects, 8 to 16 MiB for streaming.";
-        /// I/O errors after which a drive is taken out of service: in direct mode for good, in file mode until the next
-        /// start.
+        /// Reads and writes that fail before a drive is taken out of service: in direct mode for good, in file mode until
+        /// the next start. A single flush that fails takes it out too: what it was about is unknown then.
         flap_threshold: Setting<u32> = 5, check |v| range(v, 1, 1_000_000, "5 suits most"),
             when "1 or 2 to give up a drive at once; more to keep a flaky one until it is swapped.";
         /// Capacity in memory mode, where it is required, and the size of the pool: values lie in it
