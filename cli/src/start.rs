@@ -26,7 +26,10 @@ Examples:
   memkv start --config my.yaml --check        every effective value and where it came from
   memkv start --check --json | jq '.values'   the same for programs
 
-Signals: SIGTERM and SIGINT drain and stop (exit code 0), SIGHUP reads keys and certificates again."
+Signals: SIGTERM and SIGINT drain and stop (exit code 0), SIGHUP reads keys and certificates again.
+
+Exit codes: 0 stopped, 3 the configuration is wrong or forbids to start, 7 a drive is in use
+or holds what isn't this store's, 1 anything else. --check opens no drive: 0 or 3."
 )]
 pub(crate) struct Start {
     /// The configuration file

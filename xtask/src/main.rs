@@ -102,7 +102,7 @@ Examples:
         after_help = "Every step runs although one before it failed; the end lists them with their times.
 
 Examples:
-  cargo xtask nightly               about three and a half hours, nearly all of it fuzzing
+  cargo xtask nightly               an estimated three and a half hours, nearly all of it fuzzing
   cargo xtask nightly --seconds 10  the same steps, as quick as can be"
     )]
     Nightly {

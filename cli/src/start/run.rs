@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use memkv_engine::{DriveOpenError, OpenError};
 use memkv_server::config::{Backend, Config, ConfigError, Facts, Origin};
 use memkv_server::{RunningServer, Server, StartError, StartOptions, StopError, Stopped, env};
 use memkv_settings::{Environment, LoadOptions};
@@ -243,11 +244,26 @@ fn end(stopped: Result<Stopped, StopError>) -> Outcome {
 }
 
 fn refused(error: StartError) -> Failure {
-    let exit = match error {
+    let exit = match &error {
         StartError::Tls(_) | StartError::DevKey(_) | StartError::NoRdma => Exit::Config,
+        StartError::Open(error) => unopened(error),
         _ => Exit::Failed,
     };
     Failure::new(exit, error)
+}
+
+/// How a start ends on a store that can't be opened: what to change is the configuration, the drive, or neither.
+fn unopened(error: &OpenError) -> Exit {
+    use DriveOpenError as Drive;
+    match error {
+        OpenError::Config(_) | OpenError::Memlock { .. } => Exit::Config,
+        OpenError::Drive { source, .. } => match source {
+            Drive::Capped { .. } => Exit::Config,
+            Drive::InUse { .. } | Drive::Foreign { .. } | Drive::OtherStore { .. } => Exit::Refused,
+            _ => Exit::Failed,
+        },
+        _ => Exit::Failed,
+    }
 }
 
 /// Runs what blocks beside us; the answer comes when it is done.
@@ -274,6 +290,17 @@ fn lost(_: oneshot::error::RecvError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pools_that_the_rings_cant_register_are_the_configurations_fault() {
+        let error = OpenError::Memlock {
+            bytes: 2,
+            drives: 1,
+            limit: 1,
+            source: std::io::ErrorKind::OutOfMemory.into(),
+        };
+        assert_eq!(refused(error.into()).exit, Exit::Config);
+    }
 
     #[test]
     fn a_folder_that_cannot_be_made_is_named_with_the_remedy() {

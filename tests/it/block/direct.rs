@@ -95,7 +95,7 @@ fn a_server_on_raw_drives_keeps_everything_over_kill_9_and_restarts() {
         fill(&server);
         assert_eq!(hits(&server), LENGTHS.len());
         let second = setup.refused();
-        assert_eq!(second.code, Some(1), "{}", second.stderr);
+        assert_eq!(second.code, Some(7), "{}", second.stderr);
         for words in [a.name(), "in use by another memkv server", "stop it first"] {
             assert!(second.error().contains(words), "{}", second.error());
         }

@@ -115,7 +115,7 @@ fn a_mounted_drive_is_refused_whatever_the_flags() {
     let yaml = super::direct::yaml(&[device.name()]);
     let server = program::Setup::of_text(home.path(), yaml);
     let refusal = server.refused();
-    assert_eq!(refusal.code, Some(1), "{}", refusal.stderr);
+    assert_eq!(refusal.code, Some(7), "{}", refusal.stderr);
     says(
         refusal.error(),
         &[device.name(), "is mounted at", "unmount it first"],

@@ -242,7 +242,7 @@ fn a_file_that_is_no_drive_of_ours_is_refused_and_left_alone() {
     let foreign = value(9, 32 << 20);
     fs::write(setup.media(0), &foreign).unwrap();
     let refused = setup.refused();
-    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert_eq!(refused.code, Some(7), "{}", refused.stderr);
     assert!(refused.error().contains("drive-0"), "{}", refused.error());
     assert!(refused.error().contains("holds"), "{}", refused.error());
     assert!(

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
-use memkv_tests::program::{Program, Setup};
+use memkv_tests::program::{Program, Setup, run};
 use memkv_tests::tier::Tier;
 use memkv_tests::wire::value;
 use tempfile::TempDir;
@@ -112,13 +112,34 @@ fn a_missing_drive_degrades_and_is_refused_when_it_returns_stale() {
 }
 
 #[test]
+fn a_drive_that_may_use_less_than_it_was_formatted_with_is_the_configurations_fault() {
+    let home = TempDir::new().unwrap();
+    Setup::new(home.path(), "64 MiB").start().stop();
+    let smaller = Setup::new(home.path(), "32 MiB");
+    let refused = smaller.refused();
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    says(
+        refused.error(),
+        &[
+            "drive-0",
+            "formatted with",
+            "max_size",
+            "memkv setup --force",
+        ],
+    );
+    // Which a look at the configuration alone can't tell.
+    let check = ["start", "--config", "memkv.yaml", "--check"];
+    assert_eq!(run(home.path(), &check).status.code(), Some(0));
+}
+
+#[test]
 fn a_second_server_on_the_same_drive_is_refused_by_its_lock() {
     let home = TempDir::new().unwrap();
     let setup = Setup::new(home.path(), "64 MiB");
     let server = setup.start();
     fill(&server);
     let refused = setup.refused();
-    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert_eq!(refused.code, Some(7), "{}", refused.stderr);
     says(
         refused.error(),
         &["drive-0", "in use by another memkv server", "stop it first"],
@@ -145,7 +166,7 @@ fn a_drive_of_another_store_is_refused_by_its_superblock() {
     mixed.drives[1].0 = stranger.media(0).display().to_string();
     let before = fs::read(stranger.media(0)).unwrap();
     let refused = mixed.refused();
-    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert_eq!(refused.code, Some(7), "{}", refused.stderr);
     let media = stranger.media(0).display().to_string();
     says(
         refused.error(),
