@@ -181,3 +181,25 @@ fn room_of_deleted_values_is_there_for_the_next_put_where_nothing_may_be_evicted
         put(key).unwrap_or_else(|error| panic!("{key}: {error:?}"));
     }
 }
+
+#[test]
+fn no_pending_get_brings_more_than_was_told_of_it() {
+    let dir = tempfile::tempdir().expect("dir");
+    let config = files(dir.path(), 2, 64 << 20);
+    // The longest streams: its first window is 2 MiB.
+    let lengths = LENGTHS.into_iter().chain([(2 << 20) + 1]);
+    let client = Client::open(config.clone());
+    for len in lengths.clone() {
+        let value = value_of(len as u64, len);
+        client.put(&len.to_le_bytes(), &value).expect("put");
+    }
+    stop(client);
+    let client = Client::open(config);
+    assert_eq!(client.engine.block_bytes(), 256 << 10);
+    for (len, told) in lengths.zip([3072, 256 << 10, 5 << 18, 2 << 20]) {
+        let key = len.to_le_bytes();
+        assert_eq!(client.engine.get_bytes_max(0, &key), told, "{len}");
+        let lease = client.lease(0, &key).expect("get").expect("a value");
+        assert!(lease.window().end <= told, "{len}: {:?}", lease.window());
+    }
+}
