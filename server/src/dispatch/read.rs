@@ -3,7 +3,7 @@
 //! Hits in RAM answer at once and go first; values of up to [`COPIED_BYTES_MAX`] are copied into a part together with
 //! others, so that their leases are given back at once, longer ones are sent as they lie. Entries that wait for a drive
 //! follow as they come, each charged from its lookup on by the most that it may bring. A batch of 64 × 4 MiB so never
-//! holds more than the connection's share, in RAM or on its way from a drive: a connection that has its share of value
+//! holds more than the connection's share and one value, in RAM or on its way from a drive: who has its share of value
 //! bytes looks no further keys up until the client has taken some, or what came was shorter than it might have been.
 
 use std::rc::Rc;
