@@ -1,4 +1,5 @@
-//! Drives that are block devices: what `memkv setup` takes and refuses, and direct mode on them.
+//! Drives that are block devices: what `memkv setup` takes and refuses, direct mode on them, huge pages.
 
 mod direct;
+mod huge;
 mod setup;
