@@ -51,6 +51,9 @@ pub trait OpTable<'a> {
 pub struct CoreServer {
     /// `host:port`.
     pub name: Arc<str>,
+    /// What its keys are placed by, where `node_ids` says so, else empty: told to it, so that both sides
+    /// notice where it is another's.
+    pub identity: String,
     /// The source address.
     pub bind: Option<IpAddr>,
 }
@@ -60,8 +63,6 @@ pub struct CoreServer {
 pub struct CoreConfig {
     /// The servers; [`Op::server`] is an index into them.
     pub servers: Vec<CoreServer>,
-    /// How this client names itself to servers.
-    pub node: String,
     /// The shared key.
     pub auth_key: AuthKey,
     /// Whether every payload must carry a MAC.

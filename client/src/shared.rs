@@ -156,10 +156,14 @@ impl Shared {
             servers: servers
                 .map(|(server, name)| CoreServer {
                     name: Arc::clone(name),
+                    identity: if config.explicit_node_ids {
+                        server.identity.clone()
+                    } else {
+                        String::new()
+                    },
                     bind: server.bind,
                 })
                 .collect(),
-            node: node_name(),
             auth_key: AuthKey::new(*config.auth_key.bytes()),
             payload_mac: config.payload_mac == PayloadMac::Required,
             connect_timeout: config.connect_timeout,
@@ -204,9 +208,11 @@ impl Shared {
                 } => {
                     let name = &self.names[server];
                     debug!(server = %name, node_id, clock_skew_ns, took_us = took.as_micros() as u64, "connected");
-                    let is_other = self.router.is_other(server, &node_id);
+                    // An address is no name: it may well be written in several ways.
+                    let is_named = self.config.explicit_node_ids;
+                    let is_other = is_named && self.router.is_other(server, &node_id);
                     self.meter.metrics().set_identity_mismatch(server, is_other);
-                    if self.router.announced(server, &node_id) {
+                    if is_named && self.router.announced(server, &node_id) {
                         let expected = &self.router.nodes()[server].identity;
                         warn!(
                             server = %name, expected, announced = node_id,

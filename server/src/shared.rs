@@ -1,5 +1,6 @@
 //! What all threads of a server share: configuration, keys, budgets, counts, and the store once it is open.
 
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::io;
 use std::net::SocketAddr;
@@ -27,6 +28,9 @@ use crate::dispatch::End;
 use crate::limits::Limits;
 use crate::server::LogLevelSetter;
 use crate::status::{Failure, reject_reason};
+
+/// Most identities that are kept of those that clients took this server for.
+const MISTAKEN_MAX: usize = 8;
 
 /// Where a server is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +61,9 @@ pub(crate) struct Shared {
     version: String,
     addresses: (SocketAddr, SocketAddr),
     node_id: String,
+    /// Whether the configuration says so.
+    is_named: bool,
+    mistaken_for: Mutex<BTreeSet<String>>,
     started: Instant,
     life: AtomicU8,
     draining: AtomicBool,
@@ -87,11 +94,9 @@ impl Shared {
         let metrics = telemetry.server_metrics();
         let engine_metrics = telemetry.engine_metrics();
         metrics.set_config_unknown_keys(config.unknown_keys() as u64);
-        let node_id = config
-            .network
-            .node_id
-            .clone()
-            .unwrap_or_else(|| addresses.0.to_string());
+        let named = config.network.node_id.clone();
+        let is_named = named.is_some();
+        let node_id = named.unwrap_or_else(|| addresses.0.to_string());
         let admission = Admission::new(config.limits.max_in_flight_bytes, limits.control_bytes_max);
         Arc::new(Self {
             keys: ArcSwap::from_pointee(ring_of(keys)),
@@ -107,6 +112,8 @@ impl Shared {
             version,
             addresses,
             node_id,
+            is_named,
+            mistaken_for: Mutex::default(),
             started: Instant::now(),
             life: AtomicU8::new(Life::Starting as u8),
             draining: AtomicBool::new(false),
@@ -156,6 +163,30 @@ impl Shared {
 
     pub(crate) fn node_id(&self) -> &str {
         &self.node_id
+    }
+
+    /// What it was configured to be called; empty where it wasn't, and then nobody can be wrong about it.
+    pub(crate) fn given_node_id(&self) -> &str {
+        if self.is_named { &self.node_id } else { "" }
+    }
+
+    /// The identities that clients took it for, and that aren't its own.
+    pub(crate) fn mistaken_for(&self) -> Vec<String> {
+        self.mistaken_for.lock().iter().cloned().collect()
+    }
+
+    /// Notes what a client places this server's keys by.
+    fn taken_for(&self, identity: &str, peer: SocketAddr) {
+        if !self.is_named || identity.is_empty() || identity == self.node_id {
+            return;
+        }
+        let mut known = self.mistaken_for.lock();
+        if known.len() < MISTAKEN_MAX && known.insert(identity.into()) {
+            warn!(
+                %peer, taken_for = identity, node_id = self.node_id,
+                "a client places this server's keys by another identity; check its node_ids and servers, and network.node_id"
+            );
+        }
     }
 
     /// What this build calls itself.
@@ -277,7 +308,8 @@ impl Shared {
             }
         };
         self.metrics.auth_key_used(key);
-        debug!(%peer, node = %info.peer_node, version = info.version, key = %info.key_id, "session opened");
+        self.taken_for(&info.peer_node, peer);
+        debug!(%peer, taken_for = %info.peer_node, version = info.version, key = %info.key_id, "session opened");
     }
 
     // ---- connections

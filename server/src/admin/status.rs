@@ -252,6 +252,14 @@ fn findings(shared: &Shared, engine: Option<&EngineStatus>) -> Vec<Finding> {
             "the previous key is still let in; remove network.auth_key_previous once its uses stop rising",
         ));
     }
+    for identity in shared.mistaken_for() {
+        let text = format!(
+            "a client places this server's keys by the identity \"{identity}\", and it is \"{}\": check the client's \
+             node_ids and servers, and network.node_id",
+            shared.node_id()
+        );
+        findings.push(Finding::new("identity.mismatch", "warning", text));
+    }
     let Some(engine) = engine else {
         return findings;
     };

@@ -47,9 +47,8 @@ where
         return Err(End::Broken);
     }
     let keys = shared.keys();
-    let node = shared.node_id();
     let identity = ServerIdentity {
-        node_id: node,
+        node_id: shared.given_node_id(),
         features: shared.features(),
     };
     let (reply, handshake) =

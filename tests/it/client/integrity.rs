@@ -149,10 +149,10 @@ impl OpTable<'static> for One {
 fn core(server: &TestServer) -> Core<HmacSha256> {
     let config = CoreConfig {
         servers: vec![CoreServer {
+            identity: String::new(),
             name: Arc::from(server.address().to_string()),
             bind: None,
         }],
-        node: "test".to_owned(),
         auth_key: memkv_tests::server::key(),
         payload_mac: false,
         connect_timeout: PATIENCE,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use memkv_client::{Client, ClientConfig, EntryOutcome, OpError, StatKey, outcome_of};
 use memkv_settings::AuthKey;
+use memkv_tests::http;
 use memkv_tests::poll::until;
 use memkv_tests::program::{Program, Setup};
 use memkv_tests::relay::Relay;
@@ -112,6 +113,7 @@ fn a_server_that_moves_keeps_the_keys_of_its_identity() {
     let start = |id: &str| {
         Builder::file("64 MiB")
             .network(&format!("node_id: {id}"))
+            .allow("places this server's keys by another identity")
             .start()
     };
     let client = |servers: [(&TestServer, &str); 2]| {
@@ -142,7 +144,8 @@ fn a_server_that_moves_keeps_the_keys_of_its_identity() {
         assert!(found.unwrap() == Some(value_of(n)), "entry {n}");
     }
     assert!(second.identity_mismatches().is_empty());
-    // One that takes them for each other finds nothing, and is told why.
+    assert_eq!(taken_for(&a), "");
+    // One that takes them for each other finds nothing, and both sides are told why.
     let wrong = client([(&b, "kv-a"), (&a, "kv-b")]);
     assert!(
         wrong
@@ -157,4 +160,30 @@ fn a_server_that_moves_keeps_the_keys_of_its_identity() {
         .map(|it| (it.expected.as_str(), it.announced.as_str()))
         .collect();
     assert_eq!(told, [("kv-a", "kv-b"), ("kv-b", "kv-a")]);
+    assert!(taken_for(&a).contains("\"kv-b\", and it is \"kv-a\""));
+    assert!(taken_for(&b).contains("\"kv-a\", and it is \"kv-b\""));
+}
+
+/// What a server says about clients that place its keys by another identity.
+fn taken_for(server: &TestServer) -> String {
+    let status = http::get(server, "/v1/status", &[]).json();
+    let findings = status["findings"].as_array().unwrap();
+    let mut mismatches = findings
+        .iter()
+        .filter(|finding| finding["id"] == "identity.mismatch")
+        .map(|finding| finding["text"].as_str().unwrap().to_owned());
+    let found = mismatches.next().unwrap_or_default();
+    assert_eq!(mismatches.next(), None);
+    found
+}
+
+#[test]
+fn an_address_written_in_another_way_is_no_disagreement() {
+    let server = Builder::memory("16 MiB").start();
+    let address = format!("localhost:{}", server.address().port());
+    let client = Client::new(ClientConfig::new([address], AuthKey::new(KEY))).unwrap();
+    client.put(b"k", b"v").unwrap();
+    assert!(client.identity_mismatches().is_empty());
+    assert_eq!(client.metrics().identity_mismatches(), 0);
+    assert_eq!(taken_for(&server), "");
 }

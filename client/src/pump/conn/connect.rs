@@ -122,7 +122,7 @@ impl<M: FrameMac> Conn<M> {
         let features = Features::requiring(required);
         let start = ClientHandshake::start(
             &config.auth_key,
-            &config.node,
+            &config.servers[self.server].identity,
             features,
             clock::unix_ns(),
             nonce,
