@@ -11,8 +11,8 @@
 //!
 //! Reads are charged by the lookup: what is in RAM by its size, what a drive has yet to bring by the most that it may
 //! turn out to be ([`Account::expect`]), which becomes its size when it is there ([`Account::settle`]). A connection may so
-//! overdraw its share by one value, and starts nothing more until it has paid back (a deficit, not a refusal). Who holds
-//! nothing waits for bytes of others with a bound: the caller parks itself with [`Admission::park`] and answers `Busy`
+//! overdraw its share by one value (or by a few that were looked up together, where they are longer than a block), and
+//! starts nothing more until it has paid back (a deficit, not a refusal). Who holds nothing waits for bytes of others with a bound: the caller parks itself with [`Admission::park`] and answers `Busy`
 //! when its patience (about 50 ms) is over.
 //!
 //! A client that doesn't take its replies, or stops within a payload, keeps what it holds only as long as nobody else
