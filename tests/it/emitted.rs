@@ -325,7 +325,7 @@ fn every_declared_series_is_written_by_what_it_tells_of() {
     setup.sections = "telemetry:\n  slow: {base_ms: 0, per_mib_ms: 0}\n  sample_ratio: 1\n  \
                       otlp_endpoint: http://127.0.0.1:9\n  logs_otlp: true\nsurprise: 1\n"
         .to_owned();
-    // Clients expect it to be the address that they connect to.
+    // Clients place its keys by the address that they connect to, and say so.
     setup.network.push("node_id: kv-a".to_owned());
     setup.arguments = vec!["--allow-unknown-keys".to_owned()];
     setup.allowed.push(String::new()); // What happens here is what a log complains of.
@@ -335,6 +335,7 @@ fn every_declared_series_is_written_by_what_it_tells_of() {
     let client = |address| {
         let mut config = load::config(address);
         config.retries = 3;
+        config.explicit_node_ids = true;
         Client::with_telemetry(config, telemetry.clone()).expect("a client can be made")
     };
     let busy = Load::mixed(client(server.data), 6);
